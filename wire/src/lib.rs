@@ -1,0 +1,30 @@
+//! What both ends of a kvpn tunnel agree on: packet views, the WireGuard session, carrier framing,
+//! control messages, names and address ranges.
+//!
+//! Nothing here reads a clock, draws randomness, opens a socket or starts a thread: `now` and seeds
+//! come in as arguments. The exceptions sit inside boringtun and are named in [`wireguard`].
+
+pub mod control;
+pub mod frame;
+pub mod name;
+pub mod packet;
+pub mod queue;
+pub mod range;
+pub mod wireguard;
+
+/// TCP port of the control API: on 127.0.0.1 in the pod, and on the gateway's tunnel address.
+pub const CONTROL_PORT: u16 = 6180;
+
+/// TCP port of the `api` carrier, on 127.0.0.1 in the pod; reached through port-forward.
+pub const API_CARRIER_PORT: u16 = 6181;
+
+/// TCP port of `/healthz`, `/readyz` and `/metrics` in the pod.
+pub const HEALTH_PORT: u16 = 6182;
+
+/// UDP port of the `udp` carrier.
+pub const WIREGUARD_PORT: u16 = 51820;
+
+/// Largest inner packet, in bytes, on the tunnel interface.
+///
+/// 1360 + 32 (WireGuard) + 8 (UDP) + 40 (IPv6) = 1440: fits paths with PPPoE or another VPN around them.
+pub const TUNNEL_MTU: usize = 1360;
