@@ -1,0 +1,34 @@
+//! What a caller chooses about a [`Netstack`](crate::Netstack). Nothing is read from anywhere else.
+
+use std::time::Duration;
+
+/// The limits and the seed of one [`Netstack`](crate::Netstack).
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Longest IP packet that may be emitted, in bytes: at least 1280 (RFC 8200 section 5), at most
+    /// 65,535. The TCP MSS follows from it. Values outside are taken as the nearest bound.
+    pub mtu: usize,
+    /// Most flows of all kinds at once; at least 1. Half of them may be TCP flows that still open.
+    pub max_flows: usize,
+    /// Bytes of buffer each way of a TCP flow, 4 KiB to 512 MiB. It is taken when the flow connects, and
+    /// becomes resident only as it is written to.
+    pub tcp_buffer: usize,
+    /// A UDP flow without a datagram either way for this long ends. Echo flows end after this or 30 s,
+    /// whichever is less.
+    pub udp_idle: Duration,
+    /// Where initial sequence numbers, source ports and IP identifications come from. Must be
+    /// unpredictable in production (RFC 6528), may be fixed in tests.
+    pub seed: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            mtu: kvpn_wire::TUNNEL_MTU,
+            max_flows: 4096,
+            tcp_buffer: 1 << 20,
+            udp_idle: Duration::from_secs(120),
+            seed: 0,
+        }
+    }
+}
