@@ -1,0 +1,202 @@
+//! From the clients: datagrams authenticated, opened, and their packets sent the way they may go.
+
+use std::time::{Duration, Instant};
+
+use kvpn_netstack::{Config as StackConfig, Netstack};
+use kvpn_wire::TUNNEL_MTU;
+use kvpn_wire::packet::{IcmpMessage, Ip, build};
+use kvpn_wire::wireguard::{Admission, Kind, Opened, classify, initiator};
+
+use super::{GatewayState, outward::clamp_mss};
+use crate::config::Limits;
+use crate::event::SessionIndex;
+use crate::output::DropReason;
+use crate::path::Path;
+use crate::policy::Forbidden;
+use crate::way::{Way, way};
+
+/// The limit on handshakes counts anew this often.
+const LIMITER_PERIOD: Duration = Duration::from_secs(1);
+
+impl GatewayState {
+    /// Takes a datagram that came on `path`.
+    pub fn handle_datagram(&mut self, path: Path, datagram: &[u8], now: Instant) {
+        match self.addressee(path, datagram, now) {
+            Ok(Some(index)) => self.open(index, path, datagram, now),
+            Ok(None) => {}
+            Err(reason) => {
+                tracing::trace!(reason = reason.name(), "datagram dropped");
+                self.output.totals.drops.count(reason);
+            }
+        }
+    }
+
+    /// The session that a datagram is for; `None` when it was answered already.
+    fn addressee(
+        &mut self,
+        path: Path,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Result<Option<SessionIndex>, DropReason> {
+        match classify(datagram).ok_or(DropReason::Malformed)? {
+            Kind::Initiation => self.initiating(path, datagram, now),
+            Kind::Response { receiver } | Kind::Cookie { receiver } | Kind::Data { receiver } => {
+                let index = SessionIndex(receiver >> 8);
+                self.sessions
+                    .contains(index)
+                    .then_some(Some(index))
+                    .ok_or(DropReason::UnknownSession)
+            }
+        }
+    }
+
+    /// An initiation names its sender only in encrypted form, so it costs something to look at: within limits.
+    fn initiating(
+        &mut self,
+        path: Path,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Result<Option<SessionIndex>, DropReason> {
+        if now.saturating_duration_since(self.limiter_reset) >= LIMITER_PERIOD {
+            self.limiter.reset();
+            self.limiter_reset = now;
+        }
+        match self
+            .limiter
+            .admit(datagram, path.source(), &mut self.answer)
+        {
+            Admission::Pass => {}
+            Admission::Challenge(length) => {
+                self.output.datagrams.push(path, &self.answer[..length]);
+                return Ok(None);
+            }
+            Admission::Refuse(reason) => return Err(DropReason::Rejected(reason)),
+        }
+        let key = initiator(&self.private, datagram).ok_or(DropReason::Malformed)?;
+        self.sessions
+            .with_key(&key)
+            .map(Some)
+            .ok_or(DropReason::UnknownSession)
+    }
+
+    fn open(&mut self, index: SessionIndex, path: Path, datagram: &[u8], now: Instant) {
+        let Some(session) = self.sessions.session_mut(index) else {
+            return;
+        };
+        let mut opened = std::mem::take(&mut self.opened);
+        match session
+            .tunnel
+            .open(datagram, path.source(), &mut opened, now)
+        {
+            Opened::Packet(length) => {
+                self.heard(index, path, now);
+                self.handle_inner(index, &mut opened[..length], now);
+            }
+            Opened::Keepalive => self.heard(index, path, now),
+            Opened::Reply(length) | Opened::Established(length) => {
+                self.output.datagrams.push(path, &opened[..length]);
+                self.heard(index, path, now);
+            }
+            Opened::Challenge(length) => {
+                self.output.datagrams.push(path, &opened[..length]);
+            }
+            Opened::Cookie => {}
+            Opened::Rejected(reason) => {
+                session.count(DropReason::Rejected(reason), &mut self.output)
+            }
+        }
+        self.opened = opened;
+        self.touch(index);
+    }
+
+    /// Something authentic came: answers go where it came from, and what waited for a session may go now.
+    fn heard(&mut self, index: SessionIndex, path: Path, now: Instant) {
+        let Some(session) = self.sessions.session_mut(index) else {
+            return;
+        };
+        if session.path != Some(path) {
+            tracing::debug!(session = session.id, %path, "path changed");
+            session.path = Some(path);
+        }
+        session.flush_handshake_queue(&mut self.output, now);
+    }
+
+    /// Takes an inner packet from the session's client.
+    fn handle_inner(&mut self, index: SessionIndex, packet: &mut [u8], now: Instant) {
+        let Some(session) = self.sessions.session_mut(index) else {
+            return;
+        };
+        session.received_bytes += packet.len() as u64;
+        self.output.totals.received_bytes += packet.len() as u64;
+        self.output.totals.received_packets += 1;
+        let Ok(ip) = Ip::parse(packet) else {
+            session.count(DropReason::Malformed, &mut self.output);
+            return;
+        };
+        match way(&ip, session.block, &self.policy, self.config.kernel) {
+            Way::Userspace => {
+                let limits = &self.config.limits;
+                let seed = session.netstack_seed;
+                let netstack = session
+                    .netstack
+                    .get_or_insert_with(|| new_netstack(limits, seed, now));
+                netstack.handle_packet(packet, now);
+            }
+            Way::Kernel => {
+                clamp_mss(packet);
+                if !self.output.packets.push((), packet) {
+                    session.count(DropReason::QueueFull, &mut self.output);
+                }
+            }
+            Way::Echo { ident, sequence } => self.echo(index, &ip, ident, sequence, now),
+            Way::Refused(reason) => self.refuse(index, packet, reason, now),
+            Way::Dropped(reason) => session.count(reason, &mut self.output),
+        }
+    }
+
+    /// Answers an echo request to the gateway's tunnel address: the client's probe of the path.
+    fn echo(&mut self, index: SessionIndex, ip: &Ip<'_>, ident: u16, sequence: u16, now: Instant) {
+        let Some(IcmpMessage::EchoRequest { payload, .. }) = ip.icmp().map(|icmp| icmp.message())
+        else {
+            return;
+        };
+        let mut answer = std::mem::take(&mut self.answer);
+        let length =
+            build::icmp_echo_reply(ip.dst(), ip.src(), ident, sequence, payload, &mut answer);
+        if let Some(length) = length {
+            self.send(index, &answer[..length], now);
+        }
+        self.answer = answer;
+    }
+
+    /// Counts a packet to what policy forbids, and says so to the client, not too often.
+    fn refuse(&mut self, index: SessionIndex, packet: &[u8], reason: Forbidden, now: Instant) {
+        let Some(session) = self.sessions.session_mut(index) else {
+            return;
+        };
+        session.count(DropReason::Forbidden(reason), &mut self.output);
+        if !session.refusals.take(now) {
+            return;
+        }
+        let Ok(ip) = Ip::parse(packet) else { return };
+        let gateway = session.block.family(ip.src()).gateway;
+        let mut answer = std::mem::take(&mut self.answer);
+        if let Some(length) =
+            build::icmp_unreachable(build::Unreachable::Prohibited, gateway, packet, &mut answer)
+        {
+            self.send(index, &answer[..length], now);
+        }
+        self.answer = answer;
+    }
+}
+
+fn new_netstack(limits: &Limits, seed: u64, now: Instant) -> Box<Netstack> {
+    let config = StackConfig {
+        mtu: TUNNEL_MTU,
+        max_flows: limits.max_flows as usize,
+        tcp_buffer: limits.tcp_buffer,
+        udp_idle: limits.udp_idle,
+        seed,
+    };
+    Box::new(Netstack::new(config, now))
+}
