@@ -1,0 +1,243 @@
+//! The one loop that owns the gateway's state and all its packet sockets. It moves bytes and decides nothing.
+//!
+//! mio is edge-triggered: whoever stops before a socket said "would block" remembers that it is still ready, and
+//! the loop comes back to it without waiting (`unfinished`). Each turn of a socket is bounded, so that none starves the others.
+
+mod api;
+mod echo;
+mod flows;
+mod parts;
+mod refusal;
+mod tcp;
+mod tun;
+mod udp;
+mod udp_flow;
+
+pub(crate) use echo::ping_permitted;
+pub(crate) use parts::Parts;
+
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use kvpn_gateway_core::{Config, Event, GatewayState, Path};
+use mio::event::Event as Readiness;
+use mio::{Events, Poll, Token};
+use tokio::sync::oneshot;
+
+use crate::commands::Command;
+use crate::http::ControlConnectionsTx;
+use api::ApiCarrier;
+use flows::Flows;
+use tun::Tun;
+use udp::UdpCarrier;
+
+/// Fixed tokens; streams and flows count up from [`FIRST`], each in steps of two.
+const UDP: Token = Token(0);
+const LISTENER: Token = Token(1);
+const TUN: Token = Token(2);
+const WAKER: Token = Token(3);
+/// The first stream's token; the first flow's is one more.
+const FIRST: usize = 4;
+
+/// Whether the loop goes on.
+#[derive(Debug, PartialEq, Eq)]
+enum Run {
+    On,
+    Stop,
+}
+
+/// The driver.
+pub(crate) struct Driver {
+    poll: Poll,
+    state: GatewayState,
+    commands: Receiver<Command>,
+    udp: UdpCarrier,
+    api: ApiCarrier,
+    tun: Option<Tun>,
+    flows: Flows,
+}
+
+impl Driver {
+    /// A driver of opened sockets.
+    pub(crate) fn new(
+        parts: Parts,
+        config: Config,
+        commands: Receiver<Command>,
+        control: ControlConnectionsTx,
+    ) -> Self {
+        Self {
+            poll: parts.poll,
+            state: GatewayState::new(config, clock()),
+            commands,
+            udp: parts.udp,
+            api: parts.api,
+            tun: parts.tun,
+            flows: Flows::new(control),
+        }
+    }
+
+    /// Runs until it is told to stop.
+    ///
+    /// # Errors
+    /// When the operating system's poll fails, which it does not.
+    pub(crate) fn run(mut self) -> anyhow::Result<()> {
+        let mut events = Events::with_capacity(1024);
+        loop {
+            if let Err(error) = self.poll.poll(&mut events, self.patience()) {
+                if error.kind() == std::io::ErrorKind::Interrupted {
+                    continue;
+                }
+                return Err(error).context("waiting for the gateway's sockets");
+            }
+            let now = clock();
+            for event in &events {
+                self.note_readiness(event, now);
+            }
+            self.read_carriers(now);
+            self.flows.continue_unfinished(&mut self.state, now);
+            self.state.handle_timeout(now);
+            if self.obey(now) == Run::Stop {
+                return Ok(());
+            }
+            self.drain(now);
+        }
+    }
+
+    /// How long nothing needs to be done.
+    fn patience(&self) -> Option<Duration> {
+        let unfinished = self.udp.is_readable()
+            || self.api.is_unfinished()
+            || self.flows.is_unfinished()
+            || (self.tun.as_ref().is_some_and(Tun::is_readable) && !self.udp.is_blocked());
+        if unfinished {
+            return Some(Duration::ZERO);
+        }
+        let (at, _) = self.state.poll_timeout()?;
+        // mio rounds down to milliseconds on its way into epoll; one more spares idle rounds before the deadline.
+        Some(at.saturating_duration_since(clock()) + Duration::from_millis(1))
+    }
+
+    fn note_readiness(&mut self, event: &Readiness, now: Instant) {
+        match event.token() {
+            UDP => self.udp.note_readiness(event),
+            LISTENER => self.api.accept(self.poll.registry()),
+            TUN => self.tun.iter_mut().for_each(Tun::note_readable),
+            WAKER => {}
+            Token(token) if token % 2 == FIRST % 2 => {
+                self.api.note_readiness(token, event, &mut self.state)
+            }
+            Token(token) => self
+                .flows
+                .handle_readiness(token, event, &mut self.state, now),
+        }
+    }
+
+    /// Takes packets in, from one socket at a time: what one turn brings, the core's queues hold.
+    fn read_carriers(&mut self, now: Instant) {
+        self.udp.receive(&mut self.state, now);
+        self.write_tun();
+        for stream in self.api.take_readable() {
+            self.api.receive(stream, &mut self.state, now);
+            self.write_tun();
+        }
+        self.api.retry_accepting(self.poll.registry());
+        // While the socket takes nothing, packets wait in the TUN, where the kernel manages the queue.
+        if let Some(tun) = &mut self.tun
+            && !self.udp.is_blocked()
+        {
+            tun.receive(&mut self.state, now);
+        }
+    }
+
+    /// Passes on what the core has for the kernel; whether it had anything.
+    fn write_tun(&mut self) -> bool {
+        let mut any = false;
+        while let Some(packet) = self.state.poll_packet() {
+            any = true;
+            if let Some(tun) = &self.tun {
+                tun.send(packet);
+            }
+        }
+        any
+    }
+
+    fn obey(&mut self, now: Instant) -> Run {
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Create(request, answer) => {
+                    reply(answer, self.state.create_session(&request, now));
+                }
+                Command::Status(session, answer) => {
+                    reply(answer, self.state.session_status(session, now));
+                }
+                Command::End(session, answer) => {
+                    reply(answer, self.state.end_session(session, now));
+                }
+                Command::Snapshot(answer) => reply(answer, self.state.snapshot()),
+                Command::Stop => return Run::Stop,
+            }
+        }
+        Run::On
+    }
+
+    /// Carries out what the state decided, until it has nothing more.
+    fn drain(&mut self, now: Instant) {
+        loop {
+            let mut idle = true;
+            while let Some(event) = self.state.poll_event() {
+                idle = false;
+                self.handle_event(event, now);
+            }
+            idle &= !self.write_tun();
+            if !self.transmit(now) && idle {
+                return;
+            }
+        }
+    }
+
+    fn handle_event(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Flow { flow, what } => {
+                self.flows
+                    .handle(flow, what, self.poll.registry(), &mut self.state, now)
+            }
+            Event::SessionEnded { session } => self.flows.end_session(session),
+        }
+    }
+
+    /// Sends what is to be sent, as far as the carriers take it; whether anything was.
+    fn transmit(&mut self, now: Instant) -> bool {
+        let mut sent = false;
+        while !self.udp.is_blocked()
+            && let Some(transmit) = self.state.poll_transmit(now)
+        {
+            sent = true;
+            let path = transmit.path;
+            match path {
+                Path::Udp(address) => self.udp.send(address, transmit.payload),
+                Path::Api(stream) => {
+                    if self.api.send(stream, transmit.payload).is_full() {
+                        self.state.path_blocked(path);
+                    }
+                }
+            }
+        }
+        self.api.flush(&mut self.state);
+        sent
+    }
+}
+
+/// Whoever asked may have given up waiting; then nobody misses the answer.
+fn reply<T>(answer: oneshot::Sender<T>, value: T) {
+    let _ = answer.send(value);
+}
+
+/// The clock that everything goes by.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the driver is where the clock is read"
+)]
+fn clock() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,156 @@
+//! One UDP flow's socket: connected, so that the kernel sorts answers and tells ICMP errors.
+
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Instant;
+
+use kvpn_gateway_core::{Flow, GatewayState};
+use mio::event::Event;
+use mio::net::UdpSocket;
+use mio::{Interest, Registry, Token};
+
+use super::flows::Turn;
+use super::refusal;
+
+/// Datagrams each way before others have their turn.
+const TURN: usize = 64;
+
+/// A UDP flow's socket.
+pub(crate) struct UdpFlow {
+    flow: Flow,
+    socket: UdpSocket,
+    readable: bool,
+    /// Set for a flow to a nameserver.
+    questions: Option<Questions>,
+}
+
+/// A flow of questions to a nameserver. Resolvers take a new port for each question, so that the flow is forgotten
+/// when all are answered, and not when it was idle long enough.
+struct Questions {
+    nameserver: SocketAddr,
+    asked: u32,
+    answered: u32,
+}
+
+impl UdpFlow {
+    /// Opens a socket to `address`.
+    pub(crate) fn connect(
+        flow: Flow,
+        address: SocketAddr,
+        nameserver: bool,
+        registry: &Registry,
+        token: usize,
+    ) -> io::Result<Self> {
+        let any = match address.ip() {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        let mut socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
+        socket.connect(address)?;
+        registry.register(&mut socket, Token(token), Interest::READABLE)?;
+        let questions = nameserver.then_some(Questions {
+            nameserver: address,
+            asked: 0,
+            answered: 0,
+        });
+        Ok(Self {
+            flow,
+            socket,
+            readable: false,
+            questions,
+        })
+    }
+
+    /// The flow.
+    pub(crate) fn flow(&self) -> Flow {
+        self.flow
+    }
+
+    /// Notes what the poll said.
+    pub(crate) fn note_readiness(&mut self, event: &Event) {
+        self.readable |= event.is_readable() || event.is_error();
+    }
+
+    /// Passes datagrams on, both ways.
+    pub(crate) fn turn(
+        &mut self,
+        state: &mut GatewayState,
+        buffer: &mut [u8],
+        now: Instant,
+    ) -> Turn {
+        self.send(state, buffer, now);
+        self.receive(state, buffer, now);
+        if self.questions.as_ref().is_some_and(Questions::are_answered) {
+            state.close(self.flow);
+            return Turn::Over;
+        }
+        if self.readable {
+            Turn::Unfinished
+        } else {
+            Turn::Waiting
+        }
+    }
+
+    fn send(&mut self, state: &mut GatewayState, buffer: &mut [u8], now: Instant) {
+        while let Some(length) = state.udp_recv(self.flow, buffer) {
+            if let Some(questions) = &mut self.questions {
+                questions.asked += 1;
+            }
+            if let Err(error) = self.send_one(&buffer[..length], state, now) {
+                self.report(&error, state, now);
+            }
+        }
+    }
+
+    /// A send may fail with the error of an earlier datagram; then this one was not sent yet.
+    fn send_one(
+        &mut self,
+        payload: &[u8],
+        state: &mut GatewayState,
+        now: Instant,
+    ) -> io::Result<usize> {
+        match self.socket.send(payload) {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                self.report(&error, state, now);
+                self.socket.send(payload)
+            }
+            result => result,
+        }
+    }
+
+    fn receive(&mut self, state: &mut GatewayState, buffer: &mut [u8], now: Instant) {
+        for _ in 0..TURN {
+            if !self.readable {
+                return;
+            }
+            match self.socket.recv(buffer) {
+                Ok(length) => {
+                    state.udp_send(self.flow, &buffer[..length], now);
+                    if let Some(questions) = &mut self.questions {
+                        questions.answered += 1;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
+                Err(error) => self.report(&error, state, now),
+            }
+        }
+    }
+
+    /// Tells the client what became of its datagram; a full socket buffer is a loss like any other.
+    fn report(&mut self, error: &io::Error, state: &mut GatewayState, now: Instant) {
+        if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) {
+            return;
+        }
+        tracing::debug!(%error, "datagram refused");
+        if let Some(questions) = &self.questions {
+            state.nameserver_failed(questions.nameserver);
+        }
+        state.udp_refuse(self.flow, refusal::of_datagram(error), now);
+    }
+}
+
+impl Questions {
+    fn are_answered(&self) -> bool {
+        self.answered >= self.asked && self.asked > 0
+    }
+}

@@ -1,0 +1,224 @@
+//! A whole gateway: its settings, its sockets, its two threads.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::thread::JoinHandle;
+
+use anyhow::Context as _;
+use kvpn_gateway_core::{Config, KernelFamilies, Limits};
+use kvpn_wire::control::{ClusterFacts, Datapath};
+use rand::TryRng as _;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+use crate::cli::{List, Options};
+use crate::commands::{Command, Commands};
+use crate::driver::{Driver, Parts};
+use crate::http::{self, ControlConnections};
+use crate::kernel::Kernel;
+use crate::pod;
+
+/// Port of DNS.
+const DNS_PORT: u16 = 53;
+
+/// What a gateway is started with. Port 0 means: any free one.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Flags and environment.
+    pub options: Options,
+    /// What the pod sees of the cluster.
+    pub cluster: ClusterFacts,
+    /// Where DNS is relayed to.
+    pub nameservers: Vec<SocketAddr>,
+    /// Where keys come from.
+    pub seed: [u8; 32],
+}
+
+impl Settings {
+    /// The settings that follow from the options, the pod, and the operating system's random source.
+    ///
+    /// # Errors
+    /// When there is no randomness.
+    pub fn new(options: &Options) -> anyhow::Result<Self> {
+        let mut seed = [0; 32];
+        rand::rngs::SysRng
+            .try_fill_bytes(&mut seed)
+            .context("reading the system's random source")?;
+        let cluster = pod::cluster_facts(&options.pod);
+        let nameservers = cluster
+            .nameservers
+            .iter()
+            .map(|&address| SocketAddr::new(address, DNS_PORT))
+            .collect();
+        Ok(Self {
+            options: options.clone(),
+            cluster,
+            nameservers,
+            seed,
+        })
+    }
+
+    fn core(self, kernel: KernelFamilies, note: Option<String>, udp_port: u16) -> Config {
+        Config {
+            seed: self.seed,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            cluster: self.cluster,
+            nameservers: self.nameservers,
+            allow: flatten(self.options.policy.allow),
+            allow_nodes: self.options.policy.allow_nodes,
+            kernel,
+            datapath_note: note,
+            udp_port,
+            udp_endpoints: flatten(self.options.listen.udp_endpoints),
+            limits: Limits {
+                max_sessions: usize::from(self.options.bounds.max_sessions),
+                max_flows: self.options.bounds.max_flows,
+                ..Limits::default()
+            },
+        }
+    }
+}
+
+/// A gateway whose driver runs and whose HTTP side waits for [`Gateway::serve`].
+#[derive(Debug)]
+pub struct Gateway {
+    /// Where the `udp` carrier listens.
+    pub udp: SocketAddr,
+    /// Where the `api` carrier listens.
+    pub carrier: SocketAddr,
+    /// Where the control API listens.
+    pub control: SocketAddr,
+    /// Where health and metrics are.
+    pub health: SocketAddr,
+    listeners: Listeners,
+    commands: Commands,
+    connections: ControlConnections,
+    driver: JoinHandle<anyhow::Result<()>>,
+    /// Resolves, to an error, when the driver's thread ended.
+    ended: oneshot::Receiver<Infallible>,
+}
+
+#[derive(Debug)]
+struct Listeners {
+    control: TcpListener,
+    health: TcpListener,
+}
+
+impl Gateway {
+    /// Opens all sockets, and the kernel's datapath if it is wanted and possible, and starts the driver.
+    ///
+    /// # Errors
+    /// When a port is taken.
+    pub async fn start(mut settings: Settings) -> anyhow::Result<Self> {
+        raise_file_limit();
+        pod::add_own_addresses(&mut settings.cluster).await;
+        let listen = &settings.options.listen;
+        let control = listen_on(loopback(listen.control_port), "the control API").await?;
+        let health = listen_on_all(listen.health_port, "health and metrics").await?;
+        let (kernel, note) = Kernel::open(settings.options.datapath).await;
+        let parts = Parts::open(loopback(listen.carrier_port), listen.udp_port, kernel)?;
+        let (udp, carrier) = (parts.udp_address()?, parts.carrier_address()?);
+        let (commands, receiver) = Commands::new(parts.waker()?);
+        let (connections_tx, connections) = http::control_connections();
+        let config = settings.core(parts.kernel_families(), note, udp.port());
+        announce(&config);
+        let (alive, ended) = oneshot::channel();
+        let driver = std::thread::Builder::new()
+            .name("driver".into())
+            .spawn(move || {
+                let _alive: oneshot::Sender<Infallible> = alive;
+                Driver::new(parts, config, receiver, connections_tx).run()
+            })
+            .context("starting the driver's thread")?;
+        Ok(Self {
+            udp,
+            carrier,
+            control: control.local_addr()?,
+            health: health.local_addr()?,
+            listeners: Listeners { control, health },
+            commands,
+            connections,
+            driver,
+            ended,
+        })
+    }
+
+    /// Serves HTTP until `stop` is done or the driver dies, then stops the driver.
+    ///
+    /// # Errors
+    /// What the driver died of.
+    pub async fn serve(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let Self {
+            listeners,
+            commands,
+            connections,
+            driver,
+            ended,
+            ..
+        } = self;
+        tokio::select! {
+            () = stop => {}
+            served = http::serve_control(listeners.control, connections, commands.clone()) => served?,
+            served = http::serve_health(listeners.health, commands.clone()) => served?,
+            _ = ended => {}
+        }
+        // When the driver is gone already there is nobody to tell.
+        drop(commands.send(Command::Stop));
+        driver
+            .join()
+            .map_err(|_| anyhow::anyhow!("the driver panicked"))?
+    }
+}
+
+fn announce(config: &Config) {
+    let datapath = if config.kernel.any() {
+        Datapath::Kernel
+    } else {
+        Datapath::Userspace
+    };
+    tracing::info!(
+        %datapath,
+        note = config.datapath_note,
+        ping = config.cluster.ping,
+        udp = config.udp_port,
+        "gateway started"
+    );
+}
+
+fn flatten<T>(lists: Vec<List<T>>) -> Vec<T> {
+    lists.into_iter().flat_map(|list| list.0).collect()
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+async fn listen_on(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listening on {address} for {what}"))
+}
+
+/// Both families where the pod has both.
+async fn listen_on_all(port: u16, what: &str) -> anyhow::Result<TcpListener> {
+    match TcpListener::bind(SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port))).await {
+        Ok(listener) => Ok(listener),
+        Err(_) => listen_on(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), what).await,
+    }
+}
+
+/// Each flow has a socket; the usual soft limit of 1024 is for programs that use select(2).
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    ) {
+        tracing::warn!(%error, "cannot raise the limit on open files");
+    }
+}

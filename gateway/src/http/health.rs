@@ -1,0 +1,164 @@
+//! Health and Prometheus metrics. Reachable from the whole cluster, so they tell counts and no names.
+
+use std::fmt::{Display, Write as _};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use kvpn_gateway_core::Snapshot;
+use tokio::net::TcpListener;
+
+use crate::commands::{Command, Commands};
+
+/// Serves until the listener breaks.
+///
+/// # Errors
+/// What broke.
+pub(crate) async fn serve(listener: TcpListener, commands: Commands) -> anyhow::Result<()> {
+    let router = Router::new()
+        .route("/healthz", get(health))
+        .route("/readyz", get(health))
+        .route("/metrics", get(metrics))
+        .with_state(commands);
+    Ok(axum::serve(listener, router).await?)
+}
+
+/// Alive and ready are one thing: all sockets are open before HTTP is served, and the driver answers.
+async fn health(State(commands): State<Commands>) -> impl IntoResponse {
+    match commands.ask(Command::Snapshot).await {
+        Ok(_) => (StatusCode::OK, "ok\n"),
+        Err(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the driver does not answer\n",
+        ),
+    }
+}
+
+async fn metrics(State(commands): State<Commands>) -> impl IntoResponse {
+    let text = match commands.ask(Command::Snapshot).await {
+        Ok(snapshot) => exposition(&snapshot),
+        Err(error) => return (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
+    };
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+/// Prometheus' text format, version 0.0.4.
+fn exposition(snapshot: &Snapshot) -> String {
+    let mut text = String::new();
+    sessions(&mut text, snapshot);
+    flows(&mut text, snapshot);
+    traffic(&mut text, snapshot);
+    drops(&mut text, snapshot);
+    text
+}
+
+fn sessions(text: &mut String, snapshot: &Snapshot) {
+    let (now, ever) = (snapshot.sessions, snapshot.sessions_created);
+    family(
+        text,
+        "kvpn_sessions",
+        "gauge",
+        "Sessions there are.",
+        [("", now)],
+    );
+    let name = "kvpn_sessions_created_total";
+    family(text, name, "counter", "Sessions created.", [("", ever)]);
+}
+
+fn flows(text: &mut String, snapshot: &Snapshot) {
+    let flows = snapshot.flows;
+    let kinds = [("tcp", flows.tcp), ("udp", flows.udp), ("echo", flows.echo)];
+    let samples = kinds.map(|(kind, count)| (format!("{{kind=\"{kind}\"}}"), count));
+    family(
+        text,
+        "kvpn_flows",
+        "gauge",
+        "Flows of the userspace datapath.",
+        samples,
+    );
+}
+
+fn traffic(text: &mut String, snapshot: &Snapshot) {
+    let (sent, received) = (snapshot.sent, snapshot.received);
+    let both = |sent, received| {
+        [
+            ("{direction=\"sent\"}", sent),
+            ("{direction=\"received\"}", received),
+        ]
+    };
+    let packets = both(sent.0, received.0);
+    let help = "Inner packets to and from clients.";
+    family(text, "kvpn_packets_total", "counter", help, packets);
+    let help = "Bytes of inner packets to and from clients.";
+    family(
+        text,
+        "kvpn_bytes_total",
+        "counter",
+        help,
+        both(sent.1, received.1),
+    );
+}
+
+fn drops(text: &mut String, snapshot: &Snapshot) {
+    let label = |reason| format!("{{reason=\"{reason}\"}}");
+    let drops = snapshot.drops.iter();
+    let samples = drops.map(|(reason, count)| (label(reason.name()), count));
+    family(
+        text,
+        "kvpn_dropped_total",
+        "counter",
+        "Packets dropped.",
+        samples,
+    );
+    let userspace = snapshot.userspace_drops.iter();
+    let samples = userspace.map(|(reason, count)| (label(*reason), *count));
+    let name = "kvpn_userspace_dropped_total";
+    family(
+        text,
+        name,
+        "counter",
+        "Packets dropped by the userspace datapath.",
+        samples,
+    );
+}
+
+fn family<L: Display, V: Display>(
+    text: &mut String,
+    name: &str,
+    kind: &str,
+    help: &str,
+    samples: impl IntoIterator<Item = (L, V)>,
+) {
+    let write = || {
+        writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}")?;
+        samples
+            .into_iter()
+            .try_for_each(|(labels, value)| writeln!(text, "{name}{labels} {value}"))
+    };
+    write().expect("writing to a String cannot fail");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_in_prometheus_text_format() {
+        let snapshot = Snapshot {
+            sessions: 2,
+            sent: (3, 400),
+            ..Snapshot::default()
+        };
+        let text = exposition(&snapshot);
+        assert!(
+            text.contains("# TYPE kvpn_sessions gauge\nkvpn_sessions 2\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("kvpn_bytes_total{direction=\"sent\"} 400\n"),
+            "{text}"
+        );
+    }
+}
