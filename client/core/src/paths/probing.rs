@@ -1,0 +1,156 @@
+//! When a path is probed, and what follows when it does not answer. Which path is taken is decided next door.
+
+use std::time::{Duration, Instant};
+
+use super::choice::MISSES_TO_LEAVE;
+use super::entry::Entry;
+use super::{Action, MISSES_TO_GIVE_UP, Paths};
+use crate::event::Path;
+
+/// The path in use is probed when nothing came on it for this long.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Pause before the third probe of the path in use, so that a short stall does not end a session.
+const STALL: Duration = Duration::from_secs(2);
+
+/// Pauses between probes of a silent path: the first, and the longest for the path in use.
+pub(super) const RETRY: Duration = Duration::from_secs(5);
+const MAX_RETRY: Duration = Duration::from_secs(30);
+
+/// The longest pause between probes of a UDP candidate.
+pub(super) const MAX_CANDIDATE_RETRY: Duration = Duration::from_secs(300);
+
+impl Paths {
+    pub(super) fn check(&mut self, path: Path, now: Instant) {
+        let Some(entry) = self.entries.get_mut(&path) else {
+            return;
+        };
+        if let Some(at) = entry.miss_at(self.established) {
+            if at > now {
+                return;
+            }
+            if entry.missed(now) {
+                self.handle_miss(path, now);
+            }
+        }
+        let due = self
+            .entries
+            .get(&path)
+            .and_then(|entry| self.probe_at(path, entry));
+        if due.is_some_and(|at| at <= now) {
+            self.probe(path, now);
+        }
+    }
+
+    fn probe(&mut self, path: Path, now: Instant) {
+        let Some(entry) = self.entries.get_mut(&path) else {
+            return;
+        };
+        self.sequence = self.sequence.wrapping_add(1);
+        entry.probed(self.sequence, now);
+        let fresh = entry.misses >= MISSES_TO_LEAVE;
+        self.actions.push_back(Action::Probe {
+            path,
+            sequence: self.sequence,
+            fresh,
+        });
+    }
+
+    /// When `path` is to be probed, if no probe is under way.
+    pub(super) fn probe_at(&self, path: Path, entry: &Entry) -> Option<Instant> {
+        if path != Path::Api && self.waits_for_api() {
+            return None;
+        }
+        if entry.next.is_some() || self.current != Some(path) {
+            return entry.next;
+        }
+        let idle = entry.received.map_or(self.heard, |received| received) + IDLE;
+        let unanswered = self.waiting_since.map(|since| since + entry.patience());
+        Some(unanswered.map_or(idle, |unanswered| unanswered.min(idle)))
+    }
+
+    /// Whether the first handshake is under way on `api`.
+    fn waits_for_api(&self) -> bool {
+        let api = self.entries.get(&Path::Api).filter(|entry| entry.open);
+        !self.established && api.is_some_and(|entry| entry.misses == 0)
+    }
+
+    fn handle_miss(&mut self, path: Path, now: Instant) {
+        if !self.established {
+            self.retry_at(path, now);
+        } else if self.current == Some(path) {
+            self.handle_current_miss(path, now);
+        } else {
+            self.handle_candidate_miss(path, now);
+        }
+    }
+
+    fn handle_current_miss(&mut self, path: Path, now: Instant) {
+        let misses = self.entries.get(&path).map_or(0, |entry| entry.misses);
+        match misses {
+            0 | 1 => {
+                self.retry_at(path, now);
+                self.probe_others(path, now);
+                if self.choice.api() && !self.is_open(Path::Api) {
+                    self.want_api(now);
+                }
+            }
+            2 => self.retry_at(path, now + STALL),
+            _ => self.retry_at(path, now + pause(misses - MISSES_TO_GIVE_UP, MAX_RETRY)),
+        }
+        if misses >= MISSES_TO_LEAVE
+            && let Some(better) = self.answering_since_miss_of(path)
+        {
+            self.switch(better, now);
+        }
+    }
+
+    fn handle_candidate_miss(&mut self, path: Path, now: Instant) {
+        let (healthy, settled) = (self.is_healthy(), self.is_settled());
+        let Some(entry) = self.entries.get_mut(&path).filter(|_| !settled) else {
+            return;
+        };
+        if !healthy && entry.misses < MISSES_TO_GIVE_UP {
+            entry.next = Some(now);
+            return;
+        }
+        let longest = if healthy {
+            MAX_CANDIDATE_RETRY
+        } else {
+            MAX_RETRY
+        };
+        entry.backoff = (entry.backoff * 2).min(longest);
+        entry.next = Some(now + entry.backoff);
+        if let Some(current) = self.current.filter(|_| healthy) {
+            self.retry_at(current, now);
+        }
+    }
+
+    pub(super) fn retry_at(&mut self, path: Path, at: Instant) {
+        if let Some(entry) = self
+            .entries
+            .get_mut(&path)
+            .filter(|entry| entry.outstanding.is_none())
+        {
+            entry.next = Some(at);
+        }
+    }
+
+    fn probe_others(&mut self, than: Path, now: Instant) {
+        let others = self
+            .entries
+            .iter_mut()
+            .filter(|(path, entry)| **path != than && entry.open);
+        for (_, entry) in others {
+            if entry.outstanding.is_none() {
+                entry.misses = 0;
+                entry.next = Some(now);
+            }
+        }
+    }
+}
+
+/// 5 s, doubled `times` times, at most `longest`.
+fn pause(times: u32, longest: Duration) -> Duration {
+    (RETRY * 2u32.pow(times.min(8))).min(longest)
+}

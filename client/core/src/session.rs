@@ -1,0 +1,432 @@
+//! One WireGuard session with the gateway: seals, opens, probes its paths. It must not know whose packets it carries.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use kvpn_wire::control::{SessionGrant, TunnelAddresses};
+use kvpn_wire::packet::{IcmpMessage, Ip, build};
+use kvpn_wire::queue::PacketQueue;
+use kvpn_wire::wireguard::{
+    MAX_HANDSHAKE, OVERHEAD, Opened, PrivateKey, Sealed, Tunnel, TunnelConfig,
+};
+
+use crate::config::Config;
+use crate::event::{Event, Path, Transmit};
+use crate::paths::{Action, Paths};
+use crate::random::Random;
+use crate::status::Status;
+
+/// Datagrams that wait for the sockets.
+const MAX_TRANSMITS: usize = 1024;
+const TRANSMIT_BYTES: usize = 2 * 1024 * 1024;
+
+/// Padding to 16 bytes adds at most this.
+const MAX_PADDING: usize = 15;
+
+/// A probe on `api` as an IPv6 packet: headers and what tells it from a program's ping. On UDP a probe is as long as the
+/// longest packet, so that a path which loses those is not taken.
+const MIN_PROBE: usize = 64;
+
+/// The session and the paths under it.
+#[derive(Debug)]
+pub(crate) struct Session {
+    tunnel: Tunnel,
+    addresses: Vec<TunnelAddresses>,
+    /// The longest inner packet in bytes.
+    mtu: usize,
+    paths: Paths,
+    probe: Probe,
+    transmits: PacketQueue<Path>,
+    /// For what cannot be sealed straight into the queue.
+    scratch: Vec<u8>,
+    events: VecDeque<Event>,
+    random: Random,
+    sent_bytes: u64,
+    received_bytes: u64,
+    /// Datagrams not accepted and packets not sent, by reason.
+    drops: BTreeMap<&'static str, u64>,
+}
+
+/// What tells a probe's answer from a program's ping.
+#[derive(Debug, Clone, Copy)]
+struct Probe {
+    ident: u16,
+    magic: [u8; 8],
+}
+
+impl Session {
+    pub(crate) fn new(config: &Config, now: Instant) -> Self {
+        let mut random = Random::new(config.seed);
+        let grant = &config.grant;
+        let ident = random.below(u16::MAX);
+        let mut session = Self {
+            tunnel: tunnel(
+                config.private_key.clone(),
+                grant,
+                config.index,
+                random.next(),
+                now,
+            ),
+            addresses: grant.addresses.clone(),
+            mtu: grant.mtu.into(),
+            paths: Paths::new(config.carrier, &config.udp_candidates, now),
+            probe: Probe {
+                ident,
+                magic: random.next().to_be_bytes(),
+            },
+            transmits: PacketQueue::new(MAX_TRANSMITS, TRANSMIT_BYTES),
+            scratch: vec![0; scratch_len(grant)],
+            events: VecDeque::new(),
+            random,
+            sent_bytes: 0,
+            received_bytes: 0,
+            drops: BTreeMap::new(),
+        };
+        session.act(now);
+        session
+    }
+
+    /// New keys, with the same or another gateway, over the same carriers.
+    pub(crate) fn replace(
+        &mut self,
+        private_key: PrivateKey,
+        grant: &SessionGrant,
+        index: u32,
+        now: Instant,
+    ) {
+        self.tunnel = tunnel(private_key, grant, index, self.random.next(), now);
+        self.addresses.clone_from(&grant.addresses);
+        self.mtu = grant.mtu.into();
+        self.scratch.resize(scratch_len(grant), 0);
+        self.paths.restart(now);
+        self.act(now);
+    }
+
+    /// The session's tunnel addresses, one entry a family.
+    pub(crate) fn addresses(&self) -> &[TunnelAddresses] {
+        &self.addresses
+    }
+
+    /// Whether `address` is this end of the tunnel.
+    pub(crate) fn is_client(&self, address: IpAddr) -> bool {
+        self.addresses
+            .iter()
+            .any(|addresses| addresses.client == address)
+    }
+
+    /// Whether packets are sealed at once.
+    pub(crate) fn is_ready(&self, now: Instant) -> bool {
+        self.tunnel.has_session(now)
+    }
+
+    pub(crate) fn path_opened(&mut self, path: Path, now: Instant) {
+        self.paths.opened(path, now);
+        self.act(now);
+    }
+
+    pub(crate) fn path_closed(&mut self, path: Path, now: Instant) {
+        self.paths.closed(path, now);
+        self.act(now);
+    }
+
+    pub(crate) fn set_candidates(&mut self, candidates: &[SocketAddr], now: Instant) {
+        self.paths.set_candidates(candidates, now);
+        self.act(now);
+    }
+
+    /// Everything is tried again, the keys included: after a sleep the gateway may have forgotten them.
+    pub(crate) fn network_changed(&mut self, now: Instant) {
+        self.paths.probe_all(now);
+        for path in self.paths.handshake_order() {
+            self.initiate_on(path, now);
+        }
+        self.act(now);
+    }
+
+    /// Seals a packet and queues it for the path in use. Without a session it waits inside.
+    pub(crate) fn send(&mut self, packet: &[u8], now: Instant) {
+        let Some(path) = self.paths.current() else {
+            return self.send_nowhere(packet, now);
+        };
+        if self.seal_to(path, packet, now) {
+            self.paths.data_sent(now);
+        }
+    }
+
+    /// Whether more packets may be sealed before [`Self::poll_transmit`] was emptied.
+    pub(crate) fn has_room(&self) -> bool {
+        self.transmits.len() < MAX_TRANSMITS / 2
+    }
+
+    /// Opens a datagram into `inbox`; the length of the packet, if it held one for somebody else than this module.
+    pub(crate) fn receive(
+        &mut self,
+        path: Path,
+        datagram: &[u8],
+        inbox: &mut [u8],
+        now: Instant,
+    ) -> Option<usize> {
+        let opened = self.tunnel.open(datagram, source(path), inbox, now);
+        match opened {
+            Opened::Rejected(reason) => {
+                *self.drops.entry(reason.as_str()).or_default() += 1;
+                return None;
+            }
+            Opened::Challenge(n) => {
+                self.push(path, &inbox[..n]);
+                return None;
+            }
+            // Not authentic: says nothing about the path.
+            Opened::Cookie => return None,
+            Opened::Packet(_) | Opened::Keepalive | Opened::Reply(_) | Opened::Established(_) => {}
+        }
+        self.received_bytes += u64::try_from(datagram.len()).expect("a length fits");
+        self.paths.received(path, now);
+        let packet = self.handle_opened(opened, path, inbox, now);
+        self.flush(now);
+        self.act(now);
+        packet
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        while let Some(n) = self.tunnel.handle_timeout(&mut self.scratch, now) {
+            self.push_own(n);
+        }
+        self.paths.handle_timeout(now);
+        self.act(now);
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        let timeouts = [self.tunnel.poll_timeout(), self.paths.poll_timeout()];
+        timeouts.into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    pub(crate) fn poll_transmit(&mut self) -> Option<Transmit<'_>> {
+        let (path, payload) = self.transmits.pop()?;
+        self.sent_bytes += u64::try_from(payload.len()).expect("a length fits");
+        Some(Transmit { path, payload })
+    }
+
+    pub(crate) fn has_transmits(&self) -> bool {
+        !self.transmits.is_empty()
+    }
+
+    pub(crate) fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The session's part of the figures.
+    pub(crate) fn status(&self, now: Instant) -> Status {
+        let mut drops = self.drops.clone();
+        drops.insert("transmit_queue_full", self.transmits.dropped());
+        drops.insert("no_session", self.tunnel.dropped());
+        Status {
+            path: self.paths.current(),
+            established: self.paths.established(),
+            handshake_age: self
+                .tunnel
+                .last_handshake()
+                .map(|at| now.saturating_duration_since(at)),
+            rtt: self.paths.rtt(),
+            sent_bytes: self.sent_bytes,
+            received_bytes: self.received_bytes,
+            flows: 0,
+            drops,
+            paths: self.paths.status(now),
+        }
+    }
+
+    fn handle_opened(
+        &mut self,
+        opened: Opened,
+        path: Path,
+        inbox: &[u8],
+        now: Instant,
+    ) -> Option<usize> {
+        match opened {
+            Opened::Packet(n) => match self.probe_answer(&inbox[..n]) {
+                Some(sequence) => {
+                    self.paths.probe_answered(path, sequence, now);
+                    None
+                }
+                None => Some(n),
+            },
+            Opened::Established(n) => {
+                self.push(path, &inbox[..n]);
+                None
+            }
+            Opened::Reply(n) => {
+                self.push(path, &inbox[..n]);
+                None
+            }
+            Opened::Keepalive | Opened::Challenge(_) | Opened::Cookie | Opened::Rejected(_) => None,
+        }
+    }
+
+    /// The sequence number of the probe that `packet` answers.
+    fn probe_answer(&self, packet: &[u8]) -> Option<u16> {
+        let ip = Ip::parse(packet).ok()?;
+        let IcmpMessage::EchoReply {
+            ident,
+            sequence,
+            payload,
+        } = ip.icmp()?.message()
+        else {
+            return None;
+        };
+        let ours = ident == self.probe.ident && payload.starts_with(&self.probe.magic);
+        let between_ends = self
+            .addresses
+            .iter()
+            .any(|ends| ends.gateway == ip.src() && ends.client == ip.dst());
+        (ours && between_ends).then_some(sequence)
+    }
+
+    fn act(&mut self, now: Instant) {
+        while let Some(action) = self.paths.poll_action() {
+            match action {
+                Action::Probe {
+                    path,
+                    sequence,
+                    fresh,
+                } => self.make_probe(path, sequence, fresh, now),
+                Action::Tell(event) => {
+                    tracing::debug!(?event, "session");
+                    self.events.push_back(event);
+                }
+            }
+        }
+    }
+
+    /// A round trip: an echo request to the gateway's end, or a handshake while there is no session.
+    fn make_probe(&mut self, path: Path, sequence: u16, fresh: bool, now: Instant) {
+        let has_session = self.tunnel.has_session(now);
+        if fresh || !has_session {
+            self.initiate_on(path, now);
+        }
+        if let Some(ends) = self.addresses.first().filter(|_| has_session).copied()
+            && let Some(packet) = self.probe_packet(&ends, path, sequence)
+        {
+            self.seal_to(path, &packet, now);
+        }
+    }
+
+    fn probe_packet(&self, ends: &TunnelAddresses, path: Path, sequence: u16) -> Option<Vec<u8>> {
+        let len = match path {
+            Path::Api => MIN_PROBE,
+            Path::Udp(_) => self.mtu,
+        };
+        let headers = if ends.client.is_ipv4() { 28 } else { 48 };
+        let mut payload = self.probe.magic.to_vec();
+        payload.resize(len.saturating_sub(headers).max(payload.len()), 0);
+        let mut packet = vec![0; headers + payload.len()];
+        let ident = self.probe.ident;
+        build::icmp_echo_request(
+            ends.client,
+            ends.gateway,
+            ident,
+            sequence,
+            &payload,
+            &mut packet,
+        )?;
+        Some(packet)
+    }
+
+    /// True when the packet is on its way. Without a session it waits in the tunnel, and a handshake is.
+    fn seal_to(&mut self, path: Path, packet: &[u8], now: Instant) -> bool {
+        let room = (packet.len() + MAX_PADDING + OVERHEAD).max(MAX_HANDSHAKE);
+        let mut sealed = false;
+        let tunnel = &mut self.tunnel;
+        self.transmits
+            .push_with(path, room, |out| match tunnel.seal(packet, out, now) {
+                Sealed::Datagram(n) => {
+                    sealed = true;
+                    n
+                }
+                Sealed::Handshake(n) => n,
+                Sealed::Queued | Sealed::Dropped => 0,
+            });
+        sealed
+    }
+
+    /// No path is in use: the tunnel keeps the packet if it has no session either.
+    fn send_nowhere(&mut self, packet: &[u8], now: Instant) {
+        let room = packet.len() + MAX_PADDING + OVERHEAD;
+        if self.scratch.len() < room {
+            self.scratch.resize(room, 0);
+        }
+        match self.tunnel.seal(packet, &mut self.scratch, now) {
+            Sealed::Handshake(n) => self.push_own(n),
+            Sealed::Datagram(_) => *self.drops.entry("no_path").or_default() += 1,
+            Sealed::Queued | Sealed::Dropped => {}
+        }
+    }
+
+    /// What waited for the session goes out.
+    fn flush(&mut self, now: Instant) {
+        while let Some(path) = self.paths.current() {
+            let Some(n) = self.tunnel.flush_queued(&mut self.scratch, now) else {
+                return;
+            };
+            self.transmits.push(path, &self.scratch[..n]);
+            self.paths.data_sent(now);
+        }
+    }
+
+    /// What the tunnel itself wants to send, the first `n` bytes of `scratch`: on one path only. The gateway takes one copy
+    /// of an initiation; were it sent on several, a path that works one way only could swallow it.
+    fn push_own(&mut self, n: usize) {
+        let path = self
+            .paths
+            .current()
+            .or_else(|| self.paths.handshake_order().pop());
+        if let Some(path) = path {
+            self.transmits.push(path, &self.scratch[..n]);
+        }
+    }
+
+    /// A handshake for this path alone.
+    fn initiate_on(&mut self, path: Path, now: Instant) {
+        if let Some(n) = self.tunnel.initiate(&mut self.scratch, now) {
+            self.transmits.push(path, &self.scratch[..n]);
+        }
+    }
+
+    fn push(&mut self, path: Path, datagram: &[u8]) {
+        self.transmits.push(path, datagram);
+    }
+}
+
+fn tunnel(
+    private: PrivateKey,
+    grant: &SessionGrant,
+    index: u32,
+    jitter_seed: u64,
+    now: Instant,
+) -> Tunnel {
+    let config = TunnelConfig {
+        private,
+        peer: grant.gateway_public_key,
+        preshared: Some(grant.preshared_key.clone()),
+        index,
+        // Probes keep mappings of NATs alive.
+        persistent_keepalive: None,
+        mtu: grant.mtu.into(),
+        jitter_seed,
+        limiter: None,
+    };
+    Tunnel::new(config, now)
+}
+
+fn scratch_len(grant: &SessionGrant) -> usize {
+    (usize::from(grant.mtu) + MAX_PADDING + OVERHEAD).max(MAX_HANDSHAKE)
+}
+
+/// What WireGuard's cookies are bound to; a stream has no address.
+fn source(path: Path) -> Option<IpAddr> {
+    match path {
+        Path::Api => None,
+        Path::Udp(address) => Some(address.ip()),
+    }
+}

@@ -1,0 +1,408 @@
+//! [`ClientState`]: leads every packet and every timeout to the part that decides about it. No decisions of its own
+//! beyond who is meant.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use ipnetwork::IpNetwork;
+use kvpn_netstack::{self as netstack, FlowId, Full, Netstack};
+use kvpn_wire::control::{SessionGrant, TunnelAddresses};
+use kvpn_wire::packet::{Ip, TcpFlags, build};
+use kvpn_wire::queue::PacketQueue;
+use kvpn_wire::wireguard::PrivateKey;
+
+use crate::config::{Config, Names};
+use crate::event::{Event, Path, QueryType, Transmit};
+use crate::names::Resolver;
+use crate::session::Session;
+use crate::status::Status;
+use crate::track::{Owner, Refused, Tracker};
+
+/// Packets that wait for the TUN.
+const MAX_PACKETS: usize = 1024;
+const PACKET_BYTES: usize = 2 * 1024 * 1024;
+
+/// The longest datagram of any carrier, in bytes: what the stream's length field can say.
+const MAX_DATAGRAM: usize = 65_535;
+
+/// Connections of kvpn's own at once, and their buffers in bytes each way.
+const STACK_FLOWS: usize = 1024;
+const STACK_BUFFER: usize = 256 * 1024;
+const STACK_UDP_IDLE: Duration = Duration::from_secs(120);
+
+/// The client of one session: see the [crate] for the loop around it.
+#[derive(Debug)]
+pub struct ClientState {
+    session: Session,
+    names: Resolver,
+    tracker: Tracker,
+    /// Connections of kvpn's own into the tunnel.
+    stack: Netstack,
+    /// Those that the shell opened.
+    shell_flows: BTreeSet<FlowId>,
+    packets: PacketQueue<()>,
+    /// A new gateway does not know the programs' connections yet.
+    unannounced: bool,
+    inbox: Vec<u8>,
+    events: VecDeque<Event>,
+    drops: BTreeMap<&'static str, u64>,
+    /// The latest instant that was handed in.
+    now: Instant,
+}
+
+impl ClientState {
+    /// Starts at once on the UDP candidates; `api` follows with [`Self::path_opened`].
+    pub fn new(config: Config, now: Instant) -> Self {
+        let stack = netstack::Config {
+            mtu: config.grant.mtu.into(),
+            max_flows: STACK_FLOWS,
+            tcp_buffer: STACK_BUFFER,
+            udp_idle: STACK_UDP_IDLE,
+            seed: config.seed,
+        };
+        Self {
+            session: Session::new(&config, now),
+            names: Resolver::new(&config, config.seed, now),
+            tracker: Tracker::new(now),
+            stack: Netstack::new(stack, now),
+            shell_flows: BTreeSet::new(),
+            packets: PacketQueue::new(MAX_PACKETS, PACKET_BYTES),
+            unannounced: false,
+            inbox: vec![0; MAX_DATAGRAM],
+            events: VecDeque::new(),
+            drops: BTreeMap::new(),
+            now,
+        }
+    }
+
+    /// A packet that a program sent into the TUN. What may not leave is dropped and counted.
+    pub fn handle_tun_packet(&mut self, packet: &[u8], now: Instant) {
+        let Ok(ip) = Ip::parse(packet) else {
+            return self.dropped("tun_malformed");
+        };
+        if self.names.serves(ip.dst()) {
+            self.names.handle_packet(&ip, now);
+        } else if !self.session.is_client(ip.src()) {
+            self.dropped("tun_foreign_source");
+        } else if is_for_many(ip.dst()) {
+            self.dropped("tun_multicast");
+        } else {
+            self.send(&ip, Owner::Tun, now);
+        }
+        self.settle(now);
+    }
+
+    /// A WireGuard datagram that came on `path`.
+    pub fn handle_datagram(&mut self, path: Path, datagram: &[u8], now: Instant) {
+        let mut inbox = std::mem::take(&mut self.inbox);
+        if datagram.len() > inbox.len() {
+            self.dropped("datagram_too_long");
+        } else if let Some(n) = self.session.receive(path, datagram, &mut inbox, now) {
+            self.handle_inner(&inbox[..n], now);
+        }
+        self.inbox = inbox;
+        if self.unannounced && self.session.is_ready(now) {
+            self.unannounced = false;
+            self.ask_programs(now);
+        }
+        self.settle(now);
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.session.handle_timeout(now);
+        self.stack.handle_timeout(now);
+        self.names.handle_timeout(&mut self.stack, now);
+        self.settle(now);
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit<'_>> {
+        if !self.session.has_transmits() {
+            self.pump(self.now);
+        }
+        self.session.poll_transmit()
+    }
+
+    /// The next packet for the TUN.
+    pub fn poll_packet(&mut self) -> Option<&[u8]> {
+        if self.packets.is_empty() {
+            return self.names.poll_packet();
+        }
+        self.packets.pop().map(|((), packet)| packet)
+    }
+
+    /// The next thing to do or to say.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        let own = self.events.pop_front();
+        own.or_else(|| self.session.poll_event())
+            .or_else(|| self.names.poll_event())
+    }
+
+    /// When [`Self::handle_timeout`] is to be called, and why. True once the `poll_` methods are drained.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        let timeouts = [
+            self.session.poll_timeout(),
+            self.stack.poll_timeout(),
+            self.names.poll_timeout(),
+        ];
+        timeouts.into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    /// The carrier of `path` is there. (UDP candidates count as there without it.)
+    pub fn path_opened(&mut self, path: Path, now: Instant) {
+        self.session.path_opened(path, now);
+        self.settle(now);
+    }
+
+    /// The carrier of `path` is gone.
+    pub fn path_closed(&mut self, path: Path, now: Instant) {
+        self.session.path_closed(path, now);
+        self.settle(now);
+    }
+
+    /// A link or an address changed, or the laptop slept: every path is tried at once, with a new handshake.
+    pub fn network_changed(&mut self, now: Instant) {
+        self.session.network_changed(now);
+        self.settle(now);
+    }
+
+    /// Replaces the UDP candidates, e.g. after the gateway moved.
+    pub fn set_udp_candidates(&mut self, candidates: &[SocketAddr], now: Instant) {
+        self.session.set_candidates(candidates, now);
+        self.settle(now);
+    }
+
+    /// The cluster's names changed. Questions under way keep their meaning.
+    pub fn set_names(&mut self, names: Names, now: Instant) {
+        self.names.set_names(&names);
+        self.settle(now);
+    }
+
+    /// The ranges routed into the tunnel changed.
+    pub fn set_ranges(&mut self, ranges: Vec<IpNetwork>) {
+        self.names.set_ranges(ranges);
+    }
+
+    /// The routes of [`Event::HostRoutes`] exist (`ok`), or could not be made; the answer goes out in either case.
+    pub fn host_routes_ready(&mut self, ticket: u64, ok: bool, now: Instant) {
+        self.names.host_routes_ready(ticket, ok, now);
+        self.settle(now);
+    }
+
+    /// A former resolver's answer to [`Event::Upstream`], as it came; `None` when there was none (the program gets SERVFAIL).
+    pub fn upstream_answered(&mut self, id: u64, answer: Option<Vec<u8>>, now: Instant) {
+        self.names.upstream_answered(id, answer.as_deref(), now);
+        self.settle(now);
+    }
+
+    /// A new session on the carriers that are there, e.g. after the gateway's restart. With the same tunnel addresses the
+    /// flows of programs go on; with others they end, and the shell gives the TUN its new addresses.
+    pub fn replace_session(
+        &mut self,
+        private_key: PrivateKey,
+        grant: SessionGrant,
+        index: u32,
+        now: Instant,
+    ) {
+        if !same_addresses(self.session.addresses(), &grant.addresses) {
+            self.end_flows(now);
+            self.names.move_to(&grant.addresses, &mut self.stack, now);
+        }
+        self.session.replace(private_key, &grant, index, now);
+        self.unannounced = true;
+        self.settle(now);
+    }
+
+    /// Asks for a name as a program would ask the stub; [`Event::Resolved`] with the id returned follows. The cluster's
+    /// names only: others are [`Resolution::Refused`](crate::Resolution::Refused).
+    pub fn resolve(&mut self, name: &str, query_type: QueryType, now: Instant) -> u64 {
+        let id = self.names.resolve(name, query_type, now);
+        self.settle(now);
+        id
+    }
+
+    /// Opens a connection through the tunnel from the client's own tunnel address; [`Event::Flow`] tells what becomes of it.
+    ///
+    /// # Errors
+    /// [`Full::Unaddressable`] when the session has no address of that family; else as
+    /// [`Netstack::tcp_connect`].
+    pub fn tcp_connect(&mut self, dst: SocketAddr, now: Instant) -> Result<FlowId, Full> {
+        let addresses = self.session.addresses().iter();
+        let mut same_family =
+            addresses.filter(|addresses| addresses.client.is_ipv4() == dst.is_ipv4());
+        let client = same_family.next().ok_or(Full::Unaddressable)?.client;
+        let flow = self
+            .stack
+            .tcp_connect(SocketAddr::new(client, 0), dst, now)?;
+        self.shell_flows.insert(flow);
+        self.settle(now);
+        Ok(flow)
+    }
+
+    /// Queues data for sending; returns how many bytes were taken. Less than given: [`netstack::Event::TcpWritable`] follows.
+    pub fn tcp_send(&mut self, flow: FlowId, data: &[u8], now: Instant) -> usize {
+        let sent = self.stack.tcp_send(flow, data, now);
+        self.settle(now);
+        sent
+    }
+
+    /// Takes received data; returns how many bytes. Less than `buf` holds: [`netstack::Event::TcpReadable`] follows.
+    pub fn tcp_recv(&mut self, flow: FlowId, buf: &mut [u8], now: Instant) -> usize {
+        let received = self.stack.tcp_recv(flow, buf, now);
+        self.settle(now);
+        received
+    }
+
+    /// Bytes that [`Self::tcp_send`] would take.
+    pub fn tcp_send_queue_free(&self, flow: FlowId) -> usize {
+        self.stack.tcp_send_queue_free(flow)
+    }
+
+    /// Bytes that [`Self::tcp_recv`] would give.
+    pub fn tcp_recv_ready(&self, flow: FlowId) -> usize {
+        self.stack.tcp_recv_ready(flow)
+    }
+
+    /// Ends this direction of a connection; the other one stays open.
+    pub fn tcp_finish(&mut self, flow: FlowId, now: Instant) {
+        self.stack.tcp_finish(flow, now);
+        self.settle(now);
+    }
+
+    /// Resets a connection.
+    pub fn tcp_abort(&mut self, flow: FlowId, now: Instant) {
+        self.shell_flows.remove(&flow);
+        self.stack.tcp_abort(flow, now);
+        self.settle(now);
+    }
+
+    /// Figures as of `now`.
+    pub fn status(&self, now: Instant) -> Status {
+        let mut status = self.session.status(now);
+        status.flows = self.tracker.len();
+        status
+            .drops
+            .extend(self.drops.iter().map(|(reason, count)| (*reason, *count)));
+        status
+            .drops
+            .insert("tun_queue_full", self.packets.dropped());
+        status.drops.insert("stub_unusable", self.names.unusable());
+        status.drops.retain(|_, count| *count > 0);
+        status
+    }
+
+    /// A packet out of the tunnel: for the names, for kvpn's own connections, for a program, or for nobody.
+    fn handle_inner(&mut self, packet: &[u8], now: Instant) {
+        let Ok(ip) = Ip::parse(packet) else {
+            return self.dropped("inner_malformed");
+        };
+        if !self.session.is_client(ip.dst()) {
+            return self.dropped("inner_foreign_destination");
+        }
+        if let Some(udp) = ip.udp() {
+            let src = SocketAddr::new(ip.src(), udp.src_port());
+            let dst = SocketAddr::new(ip.dst(), udp.dst_port());
+            if self.names.expects(src, dst) {
+                return self
+                    .names
+                    .handle_message(udp.payload(), &mut self.stack, now);
+            }
+        }
+        match self.tracker.incoming(&ip, now) {
+            Some(Owner::Tun) => {
+                self.packets.push((), ip.bytes());
+            }
+            Some(Owner::Stack) => self.stack.handle_packet(ip.bytes(), now),
+            None => self.dropped("inner_unasked"),
+        }
+    }
+
+    fn send(&mut self, ip: &Ip<'_>, owner: Owner, now: Instant) {
+        match self.tracker.outgoing(ip, owner, now) {
+            Ok(()) => self.session.send(ip.bytes(), now),
+            Err(Refused::Taken) => self.dropped("flow_taken"),
+            Err(Refused::Full) => self.dropped("flows_full"),
+            Err(Refused::Untrackable) => self.dropped("untrackable"),
+        }
+    }
+
+    /// Lets every part take note of what the others did.
+    fn settle(&mut self, now: Instant) {
+        self.now = now;
+        while let Some(event) = self.stack.poll_event() {
+            if self.names.handle_flow(event, &mut self.stack, now) {
+                continue;
+            }
+            if event.is_last() {
+                self.shell_flows.remove(&event.flow());
+            }
+            self.events.push_back(Event::Flow(event));
+        }
+        self.pump(now);
+    }
+
+    /// Makes every program's connection say where it stands, by a segment that it cannot accept (RFC 9293, section
+    /// 3.10.7.4: the answer is an acknowledgement). A gateway that does not know the connection resets it then; without
+    /// this a program that only reads would wait for ever.
+    fn ask_programs(&mut self, now: Instant) {
+        let mut packet = [0; 60];
+        let question = build::Segment {
+            flags: TcpFlags::ACK,
+            ..build::Segment::default()
+        };
+        for flow in self.tracker.open_connections(now) {
+            if let Some(n) = build::tcp(flow.dst, flow.src, &question, &mut packet) {
+                self.packets.push((), &packet[..n]);
+            }
+        }
+    }
+
+    /// The addresses change: nothing that is open can go on.
+    fn end_flows(&mut self, now: Instant) {
+        self.tracker.clear();
+        for flow in std::mem::take(&mut self.shell_flows) {
+            self.stack.tcp_abort(flow, now);
+            self.events
+                .push_back(Event::Flow(netstack::Event::TcpReset { flow }));
+        }
+    }
+
+    /// Packets of kvpn's own into the tunnel, as many as there is room for.
+    fn pump(&mut self, now: Instant) {
+        while self.session.has_room()
+            && let Some(query) = self.names.poll_query()
+        {
+            self.session.send(query, now);
+        }
+        while self.session.has_room()
+            && let Some(packet) = self.stack.poll_packet()
+        {
+            let Ok(ip) = Ip::parse(packet) else { continue };
+            match self.tracker.outgoing(&ip, Owner::Stack, now) {
+                Ok(()) => self.session.send(packet, now),
+                Err(_) => *self.drops.entry("own_refused").or_default() += 1,
+            }
+        }
+    }
+
+    fn dropped(&mut self, reason: &'static str) {
+        tracing::trace!(reason, "packet dropped");
+        *self.drops.entry(reason).or_default() += 1;
+    }
+}
+
+fn is_for_many(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_multicast() || address.is_broadcast(),
+        IpAddr::V6(address) => address.is_multicast(),
+    }
+}
+
+fn same_addresses(a: &[TunnelAddresses], b: &[TunnelAddresses]) -> bool {
+    a.len() == b.len() && a.iter().all(|one| b.contains(one))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,315 @@
+//! Whose packets go where, and what a new session changes.
+
+use super::*;
+
+use hickory_proto::rr::RecordType;
+use kvpn_wire::packet::IcmpMessage;
+use kvpn_wire::packet::build;
+use proptest::prelude::*;
+
+use crate::CarrierChoice;
+use crate::testing::{
+    CLIENT, GATEWAY, Rig, STUB, at, client_key, config, gateway_key, grant, ip, packet, question,
+    udp,
+};
+
+const POD: &str = "10.96.1.2";
+
+#[test]
+fn packets_go_out_and_answers_come_back() {
+    let mut rig = Rig::new(config());
+    let out = udp(at(CLIENT, 4000), at(POD, 80), b"hello");
+    rig.send(&out);
+    assert_eq!(rig.gateway_received(), Some(out));
+    let back = udp(at(POD, 80), at(CLIENT, 4000), b"world");
+    rig.gateway_sends(&back);
+    assert_eq!(rig.tun.pop_front(), Some(back));
+}
+
+#[test]
+fn what_nobody_asked_for_does_not_come_in() {
+    let mut rig = Rig::new(config());
+    rig.gateway_sends(&udp(at(POD, 80), at(CLIENT, 4000), b"attack"));
+    rig.gateway_sends(&udp(at(POD, 80), at("192.168.1.1", 4000), b"attack"));
+    rig.gateway_sends(&udp(at(GATEWAY, 53), at(CLIENT, 4000), b"attack"));
+    assert!(rig.tun.is_empty());
+    let drops = rig.client.status(rig.now).drops;
+    assert_eq!(
+        (drops["inner_unasked"], drops["inner_foreign_destination"]),
+        (2, 1)
+    );
+}
+
+#[test]
+fn only_the_clients_own_packets_go_out() {
+    let mut rig = Rig::new(config());
+    rig.send(&udp(at("192.168.1.5", 4000), at(POD, 80), b"forged"));
+    rig.send(&udp(at(CLIENT, 4000), at("224.0.0.251", 5353), b"mdns"));
+    rig.send(b"nonsense");
+    assert_eq!(rig.gateway_received(), None);
+    let drops = rig.client.status(rig.now).drops;
+    assert_eq!(
+        (
+            drops["tun_foreign_source"],
+            drops["tun_multicast"],
+            drops["tun_malformed"]
+        ),
+        (1, 1, 1)
+    );
+}
+
+#[test]
+fn a_programs_ping_of_the_gateway_is_no_probe() {
+    let mut rig = Rig::new(config());
+    rig.send(&packet(|out| {
+        build::icmp_echo_request(ip(CLIENT), ip(GATEWAY), 5, 6, b"mine", out)
+    }));
+    let reply = rig.tun.pop_front().unwrap();
+    let message = Ip::parse(&reply).unwrap().icmp().unwrap().message();
+    assert_eq!(
+        message,
+        IcmpMessage::EchoReply {
+            ident: 5,
+            sequence: 6,
+            payload: b"mine"
+        }
+    );
+    rig.run(60_000);
+    assert!(rig.tun.is_empty(), "probes stay inside");
+}
+
+#[test]
+fn packets_before_the_session_wait_for_it() {
+    let mut rig = Rig::unconnected(config());
+    rig.send(&udp(at(CLIENT, 4000), at(POD, 80), b"early"));
+    rig.alive.insert(Path::Api);
+    rig.client.path_opened(Path::Api, rig.now);
+    rig.settle();
+    assert!(rig.gateway_received().is_some());
+}
+
+#[test]
+fn a_new_gateway_with_the_same_addresses_keeps_flows() {
+    let mut rig = Rig::new(config());
+    rig.send(&udp(at(CLIENT, 4000), at(POD, 80), b"hello"));
+    rig.restart_gateway(1);
+    rig.run(20_000);
+    assert!(rig.events.contains(&Event::Quiet), "{:?}", rig.events);
+    rig.events.clear();
+    rig.client
+        .replace_session(client_key(), grant(gateway_key(1).public()), 8, rig.now);
+    rig.settle();
+    assert_eq!(
+        rig.events.pop_front(),
+        Some(Event::Established { path: Path::Api })
+    );
+    rig.gateway_sends(&udp(at(POD, 80), at(CLIENT, 4000), b"still there"));
+    assert_eq!(rig.tun.len(), 1);
+}
+
+/// A bare segment of a program's connection to [`POD`].
+fn segment(flags: TcpFlags) -> Vec<u8> {
+    let segment = build::Segment {
+        sequence: 1,
+        flags,
+        ..build::Segment::default()
+    };
+    packet(|out| build::tcp(at(CLIENT, 4000), at(POD, 80), &segment, out))
+}
+
+#[test]
+fn a_new_gateway_makes_connections_say_where_they_stand() {
+    let mut rig = Rig::new(config());
+    rig.send(&segment(TcpFlags::SYN));
+    rig.send(&udp(at(CLIENT, 4001), at(POD, 80), b"hello"));
+    rig.restart_gateway(1);
+    rig.client
+        .replace_session(client_key(), grant(gateway_key(1).public()), 8, rig.now);
+    assert!(rig.tun.is_empty(), "the tunnel does not work yet");
+    rig.settle();
+    let question = rig.tun.pop_front().unwrap();
+    let ip = Ip::parse(&question).unwrap();
+    let tcp = ip.tcp().unwrap();
+    assert_eq!(at(POD, 80), SocketAddr::new(ip.src(), tcp.src_port()));
+    assert_eq!(at(CLIENT, 4000), SocketAddr::new(ip.dst(), tcp.dst_port()));
+    assert_eq!(tcp.flags(), TcpFlags::ACK);
+    assert!(rig.tun.is_empty(), "nothing else is asked");
+}
+
+#[test]
+fn ended_connections_are_not_asked() {
+    let mut rig = Rig::new(config());
+    rig.send(&segment(TcpFlags::SYN));
+    rig.send(&segment(TcpFlags::RST));
+    rig.restart_gateway(1);
+    rig.client
+        .replace_session(client_key(), grant(gateway_key(1).public()), 8, rig.now);
+    rig.settle();
+    assert!(rig.tun.is_empty());
+}
+
+#[test]
+fn other_addresses_end_all_flows() {
+    let mut rig = Rig::new(config());
+    rig.send(&udp(at(CLIENT, 4000), at(POD, 80), b"hello"));
+    rig.restart_gateway(1);
+    let mut grant = grant(gateway_key(1).public());
+    let (gateway, client, dns_stub) = (ip("198.19.0.5"), ip("198.19.0.6"), ip("198.19.0.7"));
+    grant.addresses = vec![TunnelAddresses {
+        gateway,
+        client,
+        dns_stub,
+    }];
+    rig.client.replace_session(client_key(), grant, 8, rig.now);
+    rig.settle();
+    rig.gateway_sends(&udp(at(POD, 80), at(CLIENT, 4000), b"late"));
+    rig.gateway_sends(&udp(at(POD, 80), at("198.19.0.6", 4000), b"wrong"));
+    assert!(rig.tun.is_empty());
+    let id = rig.client.resolve("web", QueryType::A, rig.now);
+    rig.settle();
+    let answer = crate::Resolution::NoName;
+    assert!(
+        rig.events.contains(&Event::Resolved { id, answer }),
+        "{:?}",
+        rig.events
+    );
+}
+
+#[test]
+fn connections_of_kvpns_own() {
+    let mut rig = Rig::new(config());
+    let flow = rig.client.tcp_connect(at(GATEWAY, 53), rig.now).unwrap();
+    rig.settle();
+    assert_eq!(
+        rig.events.pop_front(),
+        Some(Event::Flow(netstack::Event::TcpConnected { flow }))
+    );
+    assert_eq!(
+        rig.client
+            .tcp_connect("[fd00::1]:80".parse().unwrap(), rig.now),
+        Err(Full::Unaddressable)
+    );
+    rig.client.tcp_abort(flow, rig.now);
+    rig.settle();
+}
+
+#[test]
+fn other_addresses_end_connections_of_kvpns_own() {
+    let mut rig = Rig::new(config());
+    let flow = rig.client.tcp_connect(at(GATEWAY, 53), rig.now).unwrap();
+    rig.settle();
+    rig.events.clear();
+    let mut grant = grant(gateway_key(0).public());
+    grant.addresses[0].client = ip("198.19.0.6");
+    rig.client.replace_session(client_key(), grant, 8, rig.now);
+    rig.settle();
+    let reset = Event::Flow(netstack::Event::TcpReset { flow });
+    assert!(rig.events.contains(&reset), "{:?}", rig.events);
+}
+
+#[test]
+fn both_families() {
+    let (client6, gateway6, stub6) = ("fd6b::2", "fd6b::1", "fd6b::3");
+    let mut config = config();
+    let (gateway, client, dns_stub) = (ip(gateway6), ip(client6), ip(stub6));
+    config.grant.addresses.push(TunnelAddresses {
+        gateway,
+        client,
+        dns_stub,
+    });
+    let mut rig = Rig::new(config);
+    let out = udp(at(client6, 4000), at("fd00::7", 80), b"hello");
+    rig.send(&out);
+    assert_eq!(rig.gateway_received(), Some(out));
+    let back = udp(at("fd00::7", 80), at(client6, 4000), b"world");
+    rig.gateway_sends(&back);
+    assert_eq!(rig.tun.pop_front(), Some(back));
+    rig.zone.add_a("web.default.svc.cluster.local", "10.96.0.8");
+    let question = question("web.default", RecordType::A);
+    rig.send(&udp(at(client6, 4001), at(stub6, 53), &question));
+    let answer = rig
+        .tun
+        .pop_front()
+        .expect("an answer from the stub's IPv6 address");
+    assert_eq!(Ip::parse(&answer).unwrap().src(), ip(stub6));
+    let link_scope = udp(at("fe80::1", 546), at("ff02::1:2", 547), b"dhcp");
+    rig.send(&link_scope);
+    assert_eq!(rig.gateway_received(), None);
+}
+
+#[test]
+fn a_session_lasts_for_an_hour_of_rekeying() {
+    let mut rig = Rig::new(config());
+    for _ in 0..360 {
+        rig.run(10_000);
+        rig.send(&udp(at(CLIENT, 4000), at(POD, 80), b"tick"));
+        assert!(rig.gateway_received().is_some());
+    }
+    assert!(rig.events.is_empty(), "{:?}", rig.events);
+    assert!(
+        rig.client
+            .status(rig.now)
+            .handshake_age
+            .is_some_and(|age| age < Duration::from_secs(130))
+    );
+}
+
+#[test]
+fn udp_takes_over_and_gives_back_without_losing_the_session() {
+    let candidate = "192.0.2.1:51820".parse().unwrap();
+    let udp_path = Path::Udp(candidate);
+    let mut rig = Rig::unconnected(Config {
+        carrier: CarrierChoice::Auto,
+        udp_candidates: vec![candidate],
+        ..config()
+    });
+    rig.alive.insert(Path::Api);
+    rig.client.path_opened(Path::Api, rig.now);
+    rig.settle();
+    rig.alive.insert(udp_path);
+    rig.run(10_000);
+    let status = rig.client.status(rig.now);
+    assert_eq!(status.path, Some(udp_path));
+    rig.alive.remove(&udp_path);
+    rig.send(&udp(at(CLIENT, 4000), at(POD, 80), b"lost"));
+    rig.run(2_000);
+    assert_eq!(rig.client.status(rig.now).path, Some(Path::Api));
+    let handshake_age = rig.client.status(rig.now).handshake_age.unwrap();
+    assert_eq!(
+        handshake_age,
+        rig.now - rig.start,
+        "no new handshake was needed"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let mut rig = Rig::new(config());
+        rig.send(&bytes);
+        rig.client.handle_datagram(Path::Api, &bytes, rig.now);
+        rig.settle();
+    }
+
+    #[test]
+    fn no_changed_packet_makes_it_panic(changes in proptest::collection::vec((0usize..80, any::<u8>()), 1..6)) {
+        let mut rig = Rig::new(config());
+        let question = question("web", RecordType::A);
+        let originals = [
+            udp(at(CLIENT, 4000), at(STUB, 53), &question),
+            udp(at(CLIENT, 4000), at(POD, 80), b"hello"),
+            packet(|out| build::icmp_echo_request(ip(CLIENT), ip(STUB), 1, 1, b"x", out)),
+        ];
+        for mut changed in originals {
+            for (at, to) in &changes {
+                let at = at % changed.len();
+                changed[at] = *to;
+            }
+            rig.send(&changed);
+            rig.gateway_sends_if_it_can(&changed);
+        }
+        rig.run(6_000);
+    }
+}
