@@ -1,0 +1,358 @@
+//! The agent: the unprivileged process that holds one session, from `kvpn connect` to `kvpn disconnect`.
+//!
+//! Its life: start request on standard input, lock and control socket, [`startup`], then the [`driver`] moves
+//! packets, the [`keeper`] keeps the session, [`network`] speaks with the helper, [`control`] with commands, all of
+//! them on one thread; when one of them, a signal or a command wants the end, everything is undone in order.
+//! It is never root, except where its user is.
+
+pub(crate) mod board;
+pub(crate) mod check;
+pub(crate) mod contact;
+pub(crate) mod control;
+pub(crate) mod driver;
+pub(crate) mod gateway;
+pub(crate) mod http;
+pub(crate) mod keeper;
+pub(crate) mod laptop;
+pub(crate) mod launch;
+pub(crate) mod lock;
+pub(crate) mod message;
+pub(crate) mod names;
+pub(crate) mod network;
+pub(crate) mod others;
+pub(crate) mod places;
+pub(crate) mod ranges;
+pub(crate) mod report;
+pub(crate) mod session;
+pub(crate) mod startup;
+pub(crate) mod upgrade;
+pub(crate) mod upstream;
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ::http::Method;
+use anyhow::{Context as _, bail};
+use futures::{SinkExt as _, StreamExt as _};
+use kvpn_k8s::Cluster;
+use kvpn_wire::CONTROL_PORT;
+use kvpn_wire::control::{SESSION_PATH, SessionGrant};
+use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::board::{Board, End};
+use crate::agent::control::{Caller, Control, Lines};
+use crate::agent::driver::Figures;
+use crate::agent::keeper::Keeper;
+use crate::agent::lock::{Holder, Lock};
+use crate::agent::message::{Reply, Request, Start};
+use crate::agent::network::Network;
+use crate::agent::places::SessionName;
+use crate::agent::report::{SessionReport, State, TrafficReport};
+use crate::agent::startup::{Standing, Startup};
+use crate::cli::failure::{CONFLICT, Failure};
+use crate::cli::log;
+use crate::helper::HelperConnection;
+use crate::os::platform::Process;
+
+/// How long telling the gateway goodbye may take; it forgets the session by itself later.
+const GOODBYE_LIMIT: Duration = Duration::from_millis(500);
+
+/// The agent's clock, and the only one.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the shell's clock, handed to the core as an argument"
+)]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+/// The agent's process: standard input is a control connection, standard output the helper's socket.
+///
+/// # Errors
+///
+/// It was not started by `kvpn connect`. Failures of the session are told over the control connection.
+pub(crate) fn run() -> anyhow::Result<ExitCode> {
+    let stdin = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    let helper = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?;
+    let nothing = std::fs::File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&nothing)?;
+    rustix::stdio::dup2_stdout(rustix::stdio::stderr())?;
+    // From now on the terminal's signals and its end are not ours.
+    let _ = rustix::process::setsid();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let outcome = runtime.block_on(serve(stdin, helper));
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn serve(stdin: OwnedFd, helper: OwnedFd) -> anyhow::Result<ExitCode> {
+    let stream = std::os::unix::net::UnixStream::from(stdin);
+    stream.set_nonblocking(true)?;
+    let mut launcher = control::lines(
+        UnixStream::from_std(stream).context("the agent is started by `kvpn connect` only")?,
+    );
+    let start = read_start(&mut launcher).await?;
+    let helper = HelperConnection::from_fd(helper)?;
+    match Agent::prepare(start) {
+        Ok(agent) => Ok(agent.live(launcher, helper).await),
+        Err(error) => {
+            release(helper).await;
+            launcher
+                .send(serde_json::to_string(&Reply::Failed(Failure::of(&error)))?)
+                .await?;
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+async fn read_start(launcher: &mut Lines) -> anyhow::Result<Start> {
+    let line = launcher
+        .next()
+        .await
+        .context("the agent is started by `kvpn connect` only")??;
+    match serde_json::from_str(&line).context("the agent was not told which session to hold")? {
+        Request::Start(start) => Ok(*start),
+        Request::Status | Request::Follow | Request::Disconnect => {
+            bail!("the agent was not told which session to hold")
+        }
+    }
+}
+
+/// A session's process, before anything was changed.
+struct Agent {
+    start: Arc<Start>,
+    cluster: Cluster,
+    board: Arc<Board>,
+    figures: Figures,
+    name: SessionName,
+    lock: Lock,
+    listener: UnixListener,
+}
+
+impl Agent {
+    /// What can be done without cluster and helper: the kubeconfig, the user's directories, lock and socket.
+    fn prepare(start: Start) -> anyhow::Result<Self> {
+        let cluster = Cluster::load(&start.kube.options(false))?;
+        let name = start
+            .name
+            .clone()
+            .unwrap_or_else(|| SessionName::of(cluster.context(), cluster.namespace()));
+        start.places.create()?;
+        begin_log(&start, &name)?;
+        let holder = Holder {
+            process: Process::current()?,
+            context: cluster.context().to_owned(),
+            namespace: cluster.namespace().to_owned(),
+            server: cluster.server().to_owned(),
+        };
+        let Some(lock) = Lock::take(start.places.lock(&name), &holder)? else {
+            let failure = Failure::new(CONFLICT, format!("the session {name} is there already"));
+            return Err(failure
+                .hint("`kvpn status` shows it; another one needs a name of its own: --name")
+                .into());
+        };
+        let listener = control::listen(&start.places.socket(&name))?;
+        let board = Arc::new(Board::new(first_report(&start, &name, &holder)));
+        Ok(Self {
+            start: Arc::new(start),
+            cluster,
+            board,
+            figures: Figures::default(),
+            name,
+            lock,
+            listener,
+        })
+    }
+
+    /// From connecting to the end; everything is undone when this returns.
+    async fn live(self, launcher: Lines, mut helper: HelperConnection) -> ExitCode {
+        let mut control = Control::new(Arc::clone(&self.board), self.figures.clone());
+        control.attend(
+            launcher,
+            Caller::Launcher {
+                foreground: self.start.foreground,
+            },
+        );
+        let signals = tokio::spawn(end_on_signals(Arc::clone(&self.board)));
+        let startup = Startup {
+            cluster: &self.cluster,
+            start: &self.start,
+            board: &self.board,
+            figures: &self.figures,
+            helper: &mut helper,
+        };
+        let established = tokio::select! {
+            established = startup.establish() => established.map(Some),
+            _ = self.board.end_wanted() => Ok(None),
+            () = control.serve(&self.listener) => Ok(None),
+        };
+        let (outcome, helper) = match established {
+            Ok(Some(standing)) => self.hold(standing, helper, &mut control).await,
+            Ok(None) => (Ok(None), Some(helper)),
+            Err(error) => (Err(Failure::of(&error)), Some(helper)),
+        };
+        signals.abort();
+        self.end(outcome, helper, control).await
+    }
+
+    /// Holds the session until somebody wants its end; gives back why, and the helper if it lives.
+    async fn hold(
+        &self,
+        standing: Standing,
+        helper: HelperConnection,
+        control: &mut Control,
+    ) -> (Result<Option<String>, Failure>, Option<HelperConnection>) {
+        let grant = standing.keys.grant.clone();
+        let (dns_tx, dns_rx) = watch::channel(standing.dns);
+        let stop = CancellationToken::new();
+        let network = Network {
+            helper,
+            board: Arc::clone(&self.board),
+            driver: standing.driver.clone(),
+            route_rx: standing.route_rx,
+            dns_rx,
+            outside: standing.outside,
+        };
+        let network = tokio::spawn(network.serve(stop.clone()));
+        let keeper = Keeper {
+            cluster: self.cluster.clone(),
+            start: Arc::clone(&self.start),
+            board: Arc::clone(&self.board),
+            gateway: standing.gateway,
+            keys: standing.keys,
+            driver: standing.driver,
+            occurrence_rx: standing.occurrence_rx,
+            dns_tx,
+            names: standing.names,
+        };
+        let keeper = tokio::spawn(keeper.keep());
+        self.board.connected(now());
+        let end = tokio::select! {
+            end = self.board.end_wanted() => end,
+            () = control.serve(&self.listener) => End::Wanted,
+        };
+        self.board.update(|report| report.state = State::Ending);
+        keeper.abort();
+        say_goodbye(&grant).await;
+        stop.cancel();
+        let reason = match end {
+            End::Wanted => None,
+            End::Trouble(why) => Some(why),
+        };
+        (Ok(reason), network.await.ok())
+    }
+
+    /// Undoes everything, then says so.
+    async fn end(
+        self,
+        outcome: Result<Option<String>, Failure>,
+        helper: Option<HelperConnection>,
+        control: Control,
+    ) -> ExitCode {
+        self.figures.stop_driver().await;
+        let notes = match helper {
+            Some(helper) => release(helper).await,
+            None => Vec::new(),
+        };
+        let _ = std::fs::remove_file(self.start.places.socket(&self.name));
+        self.lock.release();
+        let (reply, code) = match outcome {
+            Ok(reason) => (Reply::Ended { reason, notes }, ExitCode::SUCCESS),
+            Err(failure) => (Reply::Failed(failure), ExitCode::FAILURE),
+        };
+        tracing::info!(?reply, "the session is over");
+        self.board.finish(reply);
+        control.finish().await;
+        code
+    }
+}
+
+/// Logs go to the session's file, or stay on the terminal with `--foreground`.
+fn begin_log(start: &Start, name: &SessionName) -> anyhow::Result<()> {
+    if !start.foreground {
+        let file = start.places.open_log(name)?;
+        rustix::stdio::dup2_stdout(&file)?;
+        rustix::stdio::dup2_stderr(&file)?;
+    }
+    log::for_agent(start.verbose, start.log_format);
+    Ok(())
+}
+
+fn first_report(start: &Start, name: &SessionName, holder: &Holder) -> SessionReport {
+    SessionReport {
+        name: name.clone(),
+        state: State::Connecting,
+        trouble: None,
+        context: holder.context.clone(),
+        namespace: holder.namespace.clone(),
+        server: holder.server.clone(),
+        pid: holder.process.pid,
+        log: start.places.log(name),
+        connected_seconds: None,
+        gateway: None,
+        carrier: None,
+        carriers: Vec::new(),
+        network: None,
+        traffic: TrafficReport::default(),
+        notes: Vec::new(),
+    }
+}
+
+async fn end_on_signals(board: Arc<Board>) {
+    let kinds = [
+        SignalKind::terminate(),
+        SignalKind::interrupt(),
+        SignalKind::hangup(),
+    ];
+    let waits = kinds
+        .into_iter()
+        .filter_map(|kind| signal(kind).ok())
+        .map(|mut signal| {
+            Box::pin(async move {
+                signal.recv().await;
+            })
+        });
+    futures::future::select_all(waits).await;
+    board.end(End::Wanted);
+}
+
+/// Ends the session at the gateway, through the tunnel, so that its address is free and the gateway idle.
+async fn say_goodbye(grant: &SessionGrant) {
+    let Some(addresses) = grant.addresses.first() else {
+        return;
+    };
+    let control = SocketAddr::new(addresses.gateway, CONTROL_PORT);
+    let goodbye = tokio::time::timeout(GOODBYE_LIMIT, async {
+        let stream = TcpStream::connect(control).await?;
+        http::ask(stream, Method::DELETE, SESSION_PATH).await
+    });
+    match goodbye.await {
+        Ok(Ok((status, _))) => tracing::debug!(%status, "the gateway forgot the session"),
+        Ok(Err(error)) => tracing::debug!(error = format!("{error:#}"), "the gateway was not told"),
+        Err(_) => tracing::debug!("the gateway did not answer the goodbye"),
+    }
+}
+
+/// Has the helper undo everything; what the user should know about that.
+async fn release(helper: HelperConnection) -> Vec<String> {
+    match helper.release().await {
+        Ok(changed) => changed.refused.into_iter().chain(changed.notes).collect(),
+        Err(error) => {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "the helper did not confirm that all is undone"
+            );
+            vec![format!(
+                "it is not certain that routes and names were put back ({error:#}); `kvpn disconnect` makes sure"
+            )]
+        }
+    }
+}

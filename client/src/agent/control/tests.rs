@@ -1,0 +1,108 @@
+//! Control connections over a socketpair, without a session behind them.
+
+use super::*;
+use crate::agent::contact::Contact;
+use crate::agent::report::State;
+use crate::cli::failure::Failure;
+
+struct Bench {
+    board: Arc<Board>,
+    control: Control,
+}
+
+fn bench() -> Bench {
+    let text = r#"{"name":"a","state":"connecting","context":"c","namespace":"n","server":"s","pid":1,"log":"/l"}"#;
+    let board = Arc::new(Board::new(serde_json::from_str(text).unwrap()));
+    Bench {
+        control: Control::new(Arc::clone(&board), Figures::default()),
+        board,
+    }
+}
+
+impl Bench {
+    fn connect(&mut self, caller: Caller) -> Contact {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        self.control
+            .attend(lines(UnixStream::from_std(theirs).unwrap()), caller);
+        Contact::of_child(ours).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn the_status_is_told() {
+    let mut bench = bench();
+    let mut contact = bench.connect(Caller::Anybody);
+    assert_eq!(contact.status().await.unwrap().state, State::Connecting);
+}
+
+#[tokio::test]
+async fn the_launcher_hears_steps_and_the_outcome() {
+    let mut bench = bench();
+    let mut contact = bench.connect(Caller::Launcher { foreground: false });
+    bench.board.step("looking");
+    bench
+        .board
+        .finish(Reply::Failed(Failure::new(5, "unreachable")));
+    assert!(matches!(
+        contact.answer().await.unwrap(),
+        Some(Reply::Step { .. })
+    ));
+    assert!(
+        matches!(contact.answer().await.unwrap(), Some(Reply::Failed(failure)) if failure.code == 5)
+    );
+    assert!(contact.answer().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_launcher_that_leaves_early_ends_the_session() {
+    let mut bench = bench();
+    drop(bench.connect(Caller::Launcher { foreground: false }));
+    assert_eq!(bench.board.end_wanted().await, End::Wanted);
+}
+
+#[tokio::test]
+async fn a_launcher_may_leave_a_connected_session() {
+    let mut bench = bench();
+    let mut contact = bench.connect(Caller::Launcher { foreground: false });
+    bench.board.connected(crate::agent::now());
+    assert!(matches!(
+        contact.answer().await.unwrap(),
+        Some(Reply::Connected(_))
+    ));
+    drop(contact);
+    bench.control.finish().await;
+    let ended = tokio::time::timeout(Duration::from_millis(50), bench.board.end_wanted()).await;
+    assert!(ended.is_err());
+}
+
+#[tokio::test]
+async fn disconnect_waits_for_the_last_word() {
+    let mut bench = bench();
+    let mut contact = bench.connect(Caller::Anybody);
+    contact.ask(&Request::Disconnect).await.unwrap();
+    assert_eq!(bench.board.end_wanted().await, End::Wanted);
+    bench.board.finish(Reply::Ended {
+        reason: None,
+        notes: vec![],
+    });
+    assert!(matches!(
+        contact.answer().await.unwrap(),
+        Some(Reply::Ended { .. })
+    ));
+}
+
+#[tokio::test]
+async fn nonsense_ends_the_connection() {
+    let mut bench = bench();
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    bench.control.attend(lines(theirs), Caller::Anybody);
+    tokio::io::AsyncWriteExt::write_all(&mut ours, b"{}\n")
+        .await
+        .unwrap();
+    let mut nothing = Vec::new();
+    tokio::io::AsyncReadExt::read_to_end(&mut ours, &mut nothing)
+        .await
+        .unwrap();
+    assert!(nothing.is_empty());
+}

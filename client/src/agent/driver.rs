@@ -1,0 +1,377 @@
+//! The one loop that owns the session's [`ClientState`] and its sockets: ready IO goes in, what the state wants
+//! comes out. Everything about packets happens here, everything else elsewhere.
+//!
+//! Must not decide anything, nor wait for anything but its sockets, its timer and its commands.
+
+mod api;
+mod handle;
+mod tun;
+mod udp;
+
+use std::future::poll_fn;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use kvpn_client_core::{ClientState, Event, Names, Path, Status};
+use kvpn_k8s::Forward;
+use kvpn_wire::control::SessionGrant;
+use kvpn_wire::wireguard::PrivateKey;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant as Timer, Sleep, sleep_until};
+
+use crate::agent::driver::api::ApiCarrier;
+use crate::agent::driver::tun::TunDevice;
+use crate::agent::now;
+
+pub(crate) use handle::{Figures, Handle, fill};
+pub(crate) use udp::UdpCarrier;
+
+/// Rounds of the loop before other tasks get their turn.
+const ROUNDS: usize = 32;
+/// Packets of one source before the others get their turn.
+const BATCH: usize = 64;
+/// Commands and occurrences that wait.
+const QUEUE: usize = 256;
+
+/// What the driver is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// The TUN is there.
+    Tun(OwnedFd),
+    /// A new `api` carrier; replaces an old one.
+    Api(Forward),
+    /// The cluster's names changed.
+    Names(Names),
+    /// A new session, with the same or a new gateway.
+    Replace(Box<Replacement>),
+    /// Host routes stand, or could not be set.
+    HostRoutes {
+        /// As in [`Event::HostRoutes`].
+        ticket: u64,
+        /// Whether they stand.
+        ok: bool,
+    },
+    /// What a former resolver answered, if it did.
+    Answered {
+        /// As in [`Event::Upstream`].
+        id: u64,
+        /// The DNS message.
+        answer: Option<Vec<u8>>,
+    },
+    /// How is it going?
+    Status(oneshot::Sender<Status>),
+    /// That was all.
+    Stop,
+}
+
+/// A new session.
+#[derive(Debug)]
+pub(crate) struct Replacement {
+    /// The session's own key.
+    pub(crate) private_key: PrivateKey,
+    /// What was granted for it.
+    pub(crate) grant: SessionGrant,
+    /// Random 24-bit prefix of session indices.
+    pub(crate) index: u32,
+}
+
+/// What the driver tells.
+#[derive(Debug)]
+pub(crate) enum Occurrence {
+    /// The tunnel works.
+    Established(Path),
+    /// Packets take another path.
+    PathChanged(Path, Path),
+    /// No path answers.
+    Quiet,
+    /// The `api` carrier is wanted.
+    ApiWanted,
+    /// The `api` carrier broke, for this reason.
+    ApiLost(String),
+}
+
+/// Addresses that need a route before a name is answered with them.
+#[derive(Debug)]
+pub(crate) struct HostRoutes {
+    /// To be handed back.
+    pub(crate) ticket: u64,
+    /// Single addresses.
+    pub(crate) addresses: Vec<std::net::IpAddr>,
+}
+
+/// A question for a former resolver.
+#[derive(Debug)]
+pub(crate) struct Question {
+    /// To be handed back.
+    pub(crate) id: u64,
+    /// The DNS message.
+    pub(crate) query: Vec<u8>,
+    /// Whether it came over TCP.
+    pub(crate) tcp: bool,
+}
+
+/// Where the driver's news go. All bounded; what does not fit is answered with failure at once.
+#[derive(Debug)]
+pub(crate) struct Outlets {
+    /// driver --news of paths--> keeper
+    pub(crate) occurrence_tx: mpsc::Sender<Occurrence>,
+    /// driver --addresses to route--> the network task
+    pub(crate) route_tx: mpsc::Sender<HostRoutes>,
+    /// driver --foreign questions--> the names task
+    pub(crate) question_tx: mpsc::Sender<Question>,
+}
+
+/// The receiving ends of [`Outlets`].
+#[derive(Debug)]
+pub(crate) struct News {
+    /// driver --news of paths--> keeper
+    pub(crate) occurrence_rx: mpsc::Receiver<Occurrence>,
+    /// driver --addresses to route--> the network task
+    pub(crate) route_rx: mpsc::Receiver<HostRoutes>,
+    /// driver --foreign questions--> the names task
+    pub(crate) question_rx: mpsc::Receiver<Question>,
+}
+
+/// Channels for a driver's news.
+pub(crate) fn outlets() -> (Outlets, News) {
+    let (occurrence_tx, occurrence_rx) = mpsc::channel(QUEUE);
+    let (route_tx, route_rx) = mpsc::channel(QUEUE);
+    let (question_tx, question_rx) = mpsc::channel(QUEUE);
+    (
+        Outlets {
+            occurrence_tx,
+            route_tx,
+            question_tx,
+        },
+        News {
+            occurrence_rx,
+            route_rx,
+            question_rx,
+        },
+    )
+}
+
+/// The loop's possessions.
+pub(crate) struct Driver {
+    state: ClientState,
+    tun: Option<TunDevice>,
+    udp: UdpCarrier,
+    api: Option<ApiCarrier>,
+    command_rx: mpsc::Receiver<Command>,
+    outlets: Outlets,
+    timer: Pin<Box<Sleep>>,
+    /// Datagrams that found no carrier, or a full one.
+    unsent: u64,
+}
+
+impl Driver {
+    /// A driver without TUN and `api` carrier: both come by [`Command`].
+    pub(crate) fn new(state: ClientState, udp: UdpCarrier, outlets: Outlets) -> (Self, Handle) {
+        let (command_tx, command_rx) = mpsc::channel(QUEUE);
+        let timer = Box::pin(sleep_until(Timer::now()));
+        let driver = Self {
+            state,
+            tun: None,
+            udp,
+            api: None,
+            command_rx,
+            outlets,
+            timer,
+            unsent: 0,
+        };
+        (driver, Handle::new(command_tx))
+    }
+
+    /// Runs until it is told to stop.
+    pub(crate) async fn run(mut self) {
+        poll_fn(|cx| self.poll(cx)).await;
+        tracing::debug!(unsent = self.unsent, "the driver ends");
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        for _ in 0..ROUNDS {
+            let Some(commanded) = self.take_commands(cx) else {
+                return Poll::Ready(());
+            };
+            let held_back = self.is_congested();
+            let received = self.receive(cx);
+            let timed = self.fire_timer();
+            self.drain(cx);
+            let released = held_back && !self.is_congested();
+            if !(commanded || received || timed || released || self.timer_is_due(cx)) {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Takes what was commanded; `None` when that was all.
+    fn take_commands(&mut self, cx: &mut Context<'_>) -> Option<bool> {
+        let mut any = false;
+        while let Poll::Ready(command) = self.command_rx.poll_recv(cx) {
+            match command {
+                Some(Command::Stop) | None => return None,
+                Some(command) => self.command(command),
+            }
+            any = true;
+        }
+        Some(any)
+    }
+
+    fn command(&mut self, command: Command) {
+        let now = now();
+        match command {
+            Command::Tun(descriptor) => self.tun = TunDevice::new(descriptor),
+            Command::Api(stream) => {
+                self.api = Some(ApiCarrier::new(stream));
+                self.state.path_opened(Path::Api, now);
+            }
+            Command::Names(names) => self.state.set_names(names, now),
+            Command::Replace(new) => {
+                self.state
+                    .replace_session(new.private_key, new.grant, new.index, now)
+            }
+            Command::HostRoutes { ticket, ok } => self.state.host_routes_ready(ticket, ok, now),
+            Command::Answered { id, answer } => self.state.upstream_answered(id, answer, now),
+            Command::Status(answer_tx) => drop(answer_tx.send(self.state.status(now))),
+            Command::Stop => {}
+        }
+    }
+
+    /// Hands in what arrived, a batch from each source; whether there was anything.
+    fn receive(&mut self, cx: &mut Context<'_>) -> bool {
+        let now = now();
+        let congested = self.is_congested();
+        let Self {
+            state,
+            tun,
+            udp,
+            api,
+            ..
+        } = self;
+        let mut any = udp.receive(cx, BATCH, |from, datagram| {
+            state.handle_datagram(Path::Udp(from), datagram, now)
+        });
+        let mut lost = None;
+        if let Some(carrier) = api {
+            match carrier.receive(cx, |datagram| {
+                state.handle_datagram(Path::Api, datagram, now)
+            }) {
+                Ok(received) => any |= received,
+                Err(error) => lost = Some(error),
+            }
+        }
+        if let Some(tun) = tun
+            && !congested
+        {
+            any |= tun.receive(cx, BATCH, |packet| state.handle_tun_packet(packet, now));
+        }
+        if let Some(error) = lost {
+            self.lose_api(&error);
+        }
+        any
+    }
+
+    /// Whether the stream is behind. Packets are left with the kernel then, which knows how to slow programs down.
+    fn is_congested(&self) -> bool {
+        self.api.as_ref().is_some_and(ApiCarrier::is_congested)
+    }
+
+    fn lose_api(&mut self, error: &std::io::Error) {
+        self.api = None;
+        self.state.path_closed(Path::Api, now());
+        self.tell(Occurrence::ApiLost(error.to_string()));
+    }
+
+    fn fire_timer(&mut self) -> bool {
+        let now = now();
+        let due = self.state.poll_timeout().is_some_and(|(at, _)| at <= now);
+        if due {
+            self.state.handle_timeout(now);
+        }
+        due
+    }
+
+    /// Arms the timer; whether it has rung already.
+    fn timer_is_due(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some((at, why)) = self.state.poll_timeout() else {
+            return false;
+        };
+        let at = Timer::from_std(at);
+        if self.timer.deadline() != at {
+            tracing::trace!(why, "next timeout");
+            self.timer.as_mut().reset(at);
+        }
+        self.timer.as_mut().poll(cx).is_ready()
+    }
+
+    /// Takes out everything that the state wants done.
+    fn drain(&mut self, cx: &mut Context<'_>) {
+        let Self {
+            state,
+            tun,
+            udp,
+            api,
+            unsent,
+            ..
+        } = self;
+        while let Some(transmit) = state.poll_transmit() {
+            let sent = match transmit.path {
+                Path::Udp(to) => udp.send(to, transmit.payload),
+                Path::Api => api.as_mut().is_some_and(|api| api.queue(transmit.payload)),
+            };
+            *unsent += u64::from(!sent);
+        }
+        while let Some(packet) = state.poll_packet() {
+            if let Some(tun) = tun {
+                tun.send(packet);
+            }
+        }
+        if let Some(Err(error)) = api.as_mut().map(|api| api.flush(cx)) {
+            self.lose_api(&error);
+        }
+        while let Some(event) = self.state.poll_event() {
+            self.pass_on(event);
+        }
+    }
+
+    fn pass_on(&mut self, event: Event) {
+        match event {
+            Event::Established { path } => self.tell(Occurrence::Established(path)),
+            Event::PathChanged { from, to } => self.tell(Occurrence::PathChanged(from, to)),
+            Event::Quiet => self.tell(Occurrence::Quiet),
+            Event::ApiCarrierWanted => self.tell(Occurrence::ApiWanted),
+            Event::HostRoutes { ticket, addresses } => {
+                if self
+                    .outlets
+                    .route_tx
+                    .try_send(HostRoutes { ticket, addresses })
+                    .is_err()
+                {
+                    self.state.host_routes_ready(ticket, false, now());
+                }
+            }
+            Event::Upstream { id, query, tcp } => {
+                if self
+                    .outlets
+                    .question_tx
+                    .try_send(Question { id, query, tcp })
+                    .is_err()
+                {
+                    self.state.upstream_answered(id, None, now());
+                }
+            }
+            // Nobody in this shell asks the stub itself or opens flows so far.
+            Event::Resolved { .. } | Event::Flow(_) => {}
+        }
+    }
+
+    fn tell(&self, occurrence: Occurrence) {
+        // The keeper hears of a lost path again: probes go on, and so do the core's wishes.
+        if let Err(error) = self.outlets.occurrence_tx.try_send(occurrence) {
+            tracing::debug!(%error, "the keeper is behind");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! How other tasks reach the driver.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kvpn_client_core::Status;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::agent::driver::Command;
+use crate::agent::report::{CarrierReport, SessionReport, TrafficReport};
+
+/// Commands a driver. Cheap to clone; the driver ends with [`Command::Stop`] or the last one.
+#[derive(Debug, Clone)]
+pub(crate) struct Handle {
+    /// any task --commands--> driver
+    command_tx: mpsc::Sender<Command>,
+}
+
+impl Handle {
+    pub(super) fn new(command_tx: mpsc::Sender<Command>) -> Self {
+        Self { command_tx }
+    }
+
+    /// Tells the driver something; lost when the driver is gone.
+    pub(crate) async fn tell(&self, command: Command) {
+        let _ = self.command_tx.send(command).await;
+    }
+
+    /// How it is going; `None` when the driver is gone.
+    pub(crate) async fn status(&self) -> Option<Status> {
+        let (answer_tx, answer_rx) = oneshot::channel();
+        self.tell(Command::Status(answer_tx)).await;
+        answer_rx.await.ok()
+    }
+}
+
+/// Where the figures for reports come from: a driver, once there is one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Figures {
+    handle: Arc<Mutex<Option<Handle>>>,
+}
+
+impl Figures {
+    /// The driver is there.
+    pub(crate) fn set(&self, handle: Handle) {
+        *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle);
+    }
+
+    /// The driver's figures, if there is a driver.
+    pub(crate) async fn ask(&self) -> Option<Status> {
+        let handle = self
+            .handle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        handle?.status().await
+    }
+
+    /// Ends the driver, if there is one.
+    pub(crate) async fn stop_driver(&self) {
+        let handle = self
+            .handle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(handle) = handle {
+            handle.tell(Command::Stop).await;
+        }
+    }
+}
+
+/// Puts the driver's figures into a report.
+pub(crate) fn fill(report: &mut SessionReport, status: &Status) {
+    let millis = |rtt: Duration| (rtt.as_secs_f64() * 1e6).round() / 1e3;
+    report.carrier = status.path.map(|path| path.to_string());
+    report.carriers = (status.paths.iter())
+        .map(|path| CarrierReport {
+            carrier: path.path.to_string(),
+            state: path.state.as_str().to_owned(),
+            rtt_millis: path.rtt.map(millis),
+        })
+        .collect();
+    report.traffic = TrafficReport {
+        sent_bytes: status.sent_bytes,
+        received_bytes: status.received_bytes,
+        flows: status.flows,
+        rtt_millis: status.rtt.map(millis),
+        handshake_seconds: status.handshake_age.map(|age| age.as_secs()),
+        dropped: status
+            .drops
+            .iter()
+            .map(|(reason, count)| ((*reason).to_owned(), *count))
+            .collect(),
+    };
+}

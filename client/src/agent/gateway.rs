@@ -1,0 +1,215 @@
+//! Finds a gateway for a session, or installs one. Says what is missing when the user may not.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use kvpn_k8s::{
+    Cluster, Error as ClusterError, GatewayPod, GatewaySpec, Missing, Purpose, RbacLevel, RbacSpec,
+    manifest, rbac, to_yaml,
+};
+use kvpn_wire::HEALTH_PORT;
+
+use crate::agent::board::Board;
+use crate::agent::message::Start;
+use crate::agent::{http, upgrade};
+use crate::cli::failure::{FAILED, Failure, NOT_PERMITTED};
+
+/// Where a gateway for everybody is, when the connected namespace has none.
+pub(crate) const SHARED_NAMESPACE: &str = "kvpn";
+/// This build's version; also the gateway's that belongs to it.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The image of this build's gateway.
+pub(crate) const DEFAULT_IMAGE: &str = concat!("kvpn/gateway:", env!("CARGO_PKG_VERSION"));
+/// How long a gateway may take to become ready.
+pub(crate) const READY_LIMIT: Duration = Duration::from_secs(90);
+/// How long counting a gateway's sessions may take.
+const COUNT_LIMIT: Duration = Duration::from_secs(5);
+/// The metric that counts sessions.
+const SESSIONS_METRIC: &str = "kvpn_sessions";
+
+/// Where a gateway is looked for, in order.
+pub(crate) fn namespaces<'a>(start: &'a Start, cluster: &'a Cluster) -> Vec<&'a str> {
+    match &start.gateway_namespace {
+        Some(namespace) => vec![namespace],
+        None if cluster.namespace() == SHARED_NAMESPACE => vec![SHARED_NAMESPACE],
+        None => vec![cluster.namespace(), SHARED_NAMESPACE],
+    }
+}
+
+/// A gateway that is ready.
+///
+/// # Errors
+///
+/// None is there and none may be installed (exit code 4), or it does not become ready.
+pub(crate) async fn ready(
+    cluster: &Cluster,
+    start: &Start,
+    board: &Board,
+) -> anyhow::Result<GatewayPod> {
+    board.step(format!(
+        "looking for a gateway in context {}",
+        cluster.context()
+    ));
+    let namespaces = namespaces(start, cluster);
+    let found = match cluster.find_gateway(&namespaces).await {
+        Err(error @ ClusterError::Forbidden { .. }) => {
+            return Err(may_not_connect(cluster, &spec(start, namespaces[0]), error).await);
+        }
+        other => other?,
+    };
+    let Some(found) = found else {
+        return install(cluster, start, board, &namespaces).await;
+    };
+    let found = upgrade::where_due(cluster, start, board, found).await?;
+    if found.ready {
+        Ok(found)
+    } else {
+        if found.image != start.image {
+            board.note(format!(
+                "the gateway {}/{} is not ready and has the image {}; if that is wrong, `kvpn connect --image {}` replaces it",
+                found.namespace, found.name, found.image, start.image
+            ));
+        }
+        wait(cluster, &found.namespace, board).await
+    }
+}
+
+async fn may_not_connect(
+    cluster: &Cluster,
+    spec: &GatewaySpec,
+    error: ClusterError,
+) -> anyhow::Error {
+    let namespace = &spec.namespace;
+    let missing = cluster
+        .preflight(namespace, Purpose::Connect)
+        .await
+        .unwrap_or_default();
+    if missing.is_empty() {
+        return error.into();
+    }
+    let rights = rbac(&RbacSpec {
+        namespace: namespace.clone(),
+        level: RbacLevel::Connect,
+        discover: false,
+        subjects: Vec::new(),
+    });
+    let hint = format!(
+        "hand what stands on stdout to an admin: a gateway for namespace {namespace}, and the role that lets people connect to it \
+         (`kvpn gateway rbac -n {namespace} --user NAME` binds it too)"
+    );
+    let document = to_yaml(&[manifest(spec), rights].concat());
+    Failure::new(NOT_PERMITTED, format!("not permitted: {}", list(&missing)))
+        .hint(hint)
+        .document(document)
+        .into()
+}
+
+pub(super) fn list(missing: &[Missing]) -> String {
+    let texts: Vec<String> = missing.iter().map(Missing::to_string).collect();
+    texts.join("; ")
+}
+
+async fn install(
+    cluster: &Cluster,
+    start: &Start,
+    board: &Board,
+    namespaces: &[&str],
+) -> anyhow::Result<GatewayPod> {
+    let places = namespaces.join(" and ");
+    if !start.install {
+        let failure = Failure::new(
+            FAILED,
+            format!("no gateway was found in namespace {places}, and --no-install was given"),
+        );
+        return Err(failure
+            .hint("leave --no-install out, or run `kvpn gateway install` first")
+            .into());
+    }
+    let namespace = namespaces[0];
+    let spec = spec(start, namespace);
+    let missing = cluster.preflight(namespace, Purpose::Install).await?;
+    if !missing.is_empty() {
+        return Err(may_not_install(&spec, &missing, &places));
+    }
+    board.step(format!("installing a gateway in namespace {namespace}"));
+    apply(cluster, &spec, board).await
+}
+
+fn may_not_install(spec: &GatewaySpec, missing: &[Missing], places: &str) -> anyhow::Error {
+    let message = format!(
+        "no gateway was found in namespace {places}, and installing one is not permitted: {}",
+        list(missing)
+    );
+    let hint = "an admin can apply the manifest that stands on stdout: `kvpn connect | kubectl apply -f -`, or `kvpn gateway manifest`";
+    Failure::new(NOT_PERMITTED, message)
+        .hint(hint)
+        .document(to_yaml(&manifest(spec)))
+        .into()
+}
+
+fn spec(start: &Start, namespace: &str) -> GatewaySpec {
+    GatewaySpec {
+        datapath: start.datapath.into(),
+        ..GatewaySpec::new(namespace, &start.image, VERSION)
+    }
+}
+
+pub(super) async fn apply(
+    cluster: &Cluster,
+    spec: &GatewaySpec,
+    board: &Board,
+) -> anyhow::Result<GatewayPod> {
+    let installed = cluster.install(spec).await?;
+    for skipped in installed.skipped {
+        board.note(skipped);
+    }
+    wait(cluster, &spec.namespace, board).await
+}
+
+async fn wait(cluster: &Cluster, namespace: &str, board: &Board) -> anyhow::Result<GatewayPod> {
+    let mut progress = |progress: kvpn_k8s::Progress| board.step(progress.to_string());
+    Ok(cluster
+        .wait_ready(namespace, READY_LIMIT, &mut progress)
+        .await?)
+}
+
+/// How many sessions a gateway has; `None` when it does not say.
+pub(crate) async fn sessions(cluster: &Cluster, gateway: &GatewayPod) -> Option<u64> {
+    let counted = tokio::time::timeout(COUNT_LIMIT, async {
+        let stream = cluster.forward(gateway, HEALTH_PORT).await?;
+        let body = http::get(stream, "/metrics").await?;
+        let text = std::str::from_utf8(&body).context("the gateway's metrics are not UTF-8")?;
+        metric(text, SESSIONS_METRIC).context("the gateway's metrics do not count sessions")
+    });
+    match counted.await {
+        Ok(Ok(count)) => Some(count),
+        Ok(Err(error)) => {
+            tracing::info!(
+                error = format!("{error:#}"),
+                "the gateway does not say how many sessions it has"
+            );
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// A value of Prometheus' text format.
+fn metric(text: &str, name: &str) -> Option<u64> {
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+    value.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_is_found_by_its_whole_name() {
+        let text = "# TYPE kvpn_sessions gauge\nkvpn_sessions_total 9\nkvpn_sessions 2\n";
+        assert_eq!(metric(text, "kvpn_sessions"), Some(2));
+        assert_eq!(metric("", "kvpn_sessions"), None);
+    }
+}

@@ -1,0 +1,339 @@
+//! Keeps a session that stands: renews its right, opens carriers again, finds the gateway again when it was
+//! replaced, follows the cluster's namespaces. Tries for as long as the user wants the session.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use futures::StreamExt as _;
+use kvpn_client_core::Names;
+use kvpn_k8s::{Cluster, Error as ClusterError, Forward, GatewayPod};
+use kvpn_wire::API_CARRIER_PORT;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::agent::board::Board;
+use crate::agent::driver::{Command, Handle, Occurrence, Replacement};
+use crate::agent::message::{Carrier, Start};
+use crate::agent::session::{self, Keys};
+use crate::agent::{gateway, laptop, names, now};
+use crate::helper::DnsConfig;
+
+/// How often the right to the session is proved anew.
+const RENEWAL: Duration = Duration::from_secs(600);
+/// When a renewal that failed is tried again.
+const RENEWAL_AGAIN: Duration = Duration::from_secs(30);
+/// How long one attempt may take. Every request in it has a bound of its own; this one is for a slow credential
+/// plugin among them.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(90);
+/// How long a gateway may take to become ready in one attempt.
+const READY_LIMIT: Duration = Duration::from_secs(10);
+/// How long a carrier or session that was just opened may take to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+/// The pause after the first failed attempt.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// The longest pause between attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+
+/// A session that stands, and what keeps it.
+pub(crate) struct Keeper {
+    pub(crate) cluster: Cluster,
+    pub(crate) start: Arc<Start>,
+    pub(crate) board: Arc<Board>,
+    pub(crate) gateway: GatewayPod,
+    pub(crate) keys: Keys,
+    pub(crate) driver: Handle,
+    /// driver --news of paths--> keeper
+    pub(crate) occurrence_rx: mpsc::Receiver<Occurrence>,
+    /// keeper --names of the cluster--> the network task
+    pub(crate) dns_tx: watch::Sender<DnsConfig>,
+    pub(crate) names: Names,
+}
+
+impl Keeper {
+    /// Keeps the session until this is cancelled, or the driver is gone.
+    pub(crate) async fn keep(mut self) {
+        let mut namespaces = self.cluster.watch_namespaces();
+        let mut renewal = Instant::now() + RENEWAL;
+        loop {
+            tokio::select! {
+                occurrence = self.occurrence_rx.recv() => match occurrence {
+                    Some(occurrence) => self.occurred(occurrence).await,
+                    None => return,
+                },
+                Some(list) = namespaces.next() => match list {
+                    Ok(list) => self.namespaces_changed(&list).await,
+                    Err(error) => tracing::info!(%error, "namespaces are not watched"),
+                },
+                () = tokio::time::sleep_until(renewal) => {
+                    let again = if self.renewed().await { RENEWAL } else { RENEWAL_AGAIN };
+                    renewal = Instant::now() + again;
+                }
+            }
+        }
+    }
+
+    async fn occurred(&mut self, occurrence: Occurrence) {
+        match occurrence {
+            Occurrence::Established(path) => {
+                tracing::info!(%path, "the tunnel works");
+                self.board.recovered();
+            }
+            Occurrence::PathChanged(from, to) => {
+                tracing::info!(%from, %to, "packets take another carrier")
+            }
+            Occurrence::ApiLost(why) => {
+                tracing::info!(why, "the stream through the API server broke")
+            }
+            Occurrence::ApiWanted => self.open_api().await,
+            Occurrence::Quiet => self.recover("the gateway does not answer".to_owned()).await,
+        }
+    }
+
+    async fn open_api(&mut self) {
+        if self.start.carrier == Carrier::Udp {
+            return;
+        }
+        match tokio::time::timeout(
+            ATTEMPT_LIMIT,
+            self.cluster.forward(&self.gateway, API_CARRIER_PORT),
+        )
+        .await
+        {
+            Ok(Ok(stream)) => {
+                self.driver.tell(Command::Api(stream)).await;
+                // The gateway may have restarted in its place, and know the session no more.
+                self.renewed().await;
+            }
+            Ok(Err(error)) => self.without_api(error.to_string(), is_gone(&error)).await,
+            Err(_) => {
+                let why = "the API server does not answer".to_owned();
+                self.without_api(why, false).await;
+            }
+        }
+    }
+
+    /// The stream cannot be opened. While packets flow another way that is no trouble: the core asks for it again.
+    async fn without_api(&mut self, why: String, gateway_is_gone: bool) {
+        if !gateway_is_gone && self.works().await {
+            tracing::info!(why, "no stream through the API server for now");
+            self.call_anew();
+        } else {
+            self.recover(why).await;
+        }
+    }
+
+    /// Whether the gateway answers on the path in use.
+    async fn works(&self) -> bool {
+        let status = self.driver.status().await;
+        status.is_some_and(|status| status.established)
+    }
+
+    /// Finds a way back, for as long as it takes.
+    async fn recover(&mut self, why: String) {
+        tracing::warn!(why, "the session is interrupted");
+        self.board.trouble(why);
+        let mut pause = FIRST_PAUSE;
+        let mut told = String::new();
+        self.call_anew();
+        loop {
+            let attempt = tokio::time::timeout(ATTEMPT_LIMIT, self.come_back()).await;
+            let attempt =
+                attempt.unwrap_or_else(|_| Err(anyhow::anyhow!("the API server does not answer")));
+            let wait = match attempt {
+                // The session that stood before may have answered all the time.
+                Ok(()) if self.works().await => return self.board.recovered(),
+                Ok(()) => ANSWER_LIMIT,
+                Err(error) => {
+                    self.not_back(&error, &mut told);
+                    pause
+                }
+            };
+            if self.established_within(wait).await {
+                return self.board.recovered();
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// An attempt failed; the log hears of each reason once.
+    fn not_back(&mut self, error: &anyhow::Error, told: &mut String) {
+        let why = format!("{error:#}");
+        if *told != why {
+            tracing::info!(why, "not back yet");
+            told.clone_from(&why);
+        }
+        if is_about_the_api_server(error) {
+            self.call_anew();
+        }
+        self.board.trouble(why);
+    }
+
+    /// Leaves connections behind that a change of networks may have killed without a word, and reads the kubeconfig
+    /// again: its credentials may have been renewed.
+    fn call_anew(&mut self) {
+        match Cluster::load(&self.start.kube.options(false)) {
+            Ok(cluster) if cluster.server() == self.cluster.server() => self.cluster = cluster,
+            Ok(_) => tracing::debug!(
+                "the kubeconfig names another API server now; the session keeps its own"
+            ),
+            Err(error) => tracing::debug!(%error, "the kubeconfig cannot be read again"),
+        }
+    }
+
+    /// One attempt: the gateway as it is now, a carrier to it, a session with it.
+    async fn come_back(&mut self) -> anyhow::Result<()> {
+        let places = gateway::namespaces(&self.start, &self.cluster);
+        let found = self.cluster.find_gateway(&places).await?;
+        let found = found.with_context(|| {
+            format!(
+                "there is no gateway in namespace {} any more",
+                places.join(" and ")
+            )
+        })?;
+        let found = if found.ready {
+            found
+        } else {
+            self.until_ready(&found.namespace).await?
+        };
+        let replaced = found.uid != self.gateway.uid;
+        let private = if replaced {
+            session::new_key()?
+        } else {
+            self.keys.private.clone()
+        };
+        let keys = self.session(&found, private);
+        let (keys, api) = tokio::join!(keys, self.api(&found));
+        self.adopt(found, keys?).await?;
+        if let Some(api) = api? {
+            self.driver.tell(Command::Api(api)).await;
+        }
+        Ok(())
+    }
+
+    async fn until_ready(&self, namespace: &str) -> Result<GatewayPod, ClusterError> {
+        let mut progress = |progress: kvpn_k8s::Progress| {
+            self.board
+                .trouble(format!("waiting for the gateway: {progress}"))
+        };
+        self.cluster
+            .wait_ready(namespace, READY_LIMIT, &mut progress)
+            .await
+    }
+
+    async fn session(
+        &self,
+        gateway: &GatewayPod,
+        private: kvpn_wire::wireguard::PrivateKey,
+    ) -> anyhow::Result<Keys> {
+        let machine = laptop::look().await?;
+        let name = self.board.report(now()).name.to_string();
+        let request = session::request(&private, &machine, &self.keys.grant.addresses, name);
+        let grant = self.cluster.create_session(gateway, &request).await?;
+        Ok(Keys { private, grant })
+    }
+
+    async fn api(&self, gateway: &GatewayPod) -> Result<Option<Forward>, ClusterError> {
+        match self.start.carrier {
+            Carrier::Auto | Carrier::Api => self
+                .cluster
+                .forward(gateway, API_CARRIER_PORT)
+                .await
+                .map(Some),
+            Carrier::Udp => Ok(None),
+        }
+    }
+
+    /// Goes on with what the gateway granted: the session as it was, or a new one.
+    async fn adopt(&mut self, gateway: GatewayPod, keys: Keys) -> anyhow::Result<()> {
+        let same = session::is_same(&self.keys.grant, &keys.grant);
+        if !same {
+            let (old, new) = (&self.keys.grant.addresses, &keys.grant.addresses);
+            ensure!(
+                old == new,
+                "the gateway gives other tunnel addresses than before; run `kvpn disconnect` and `kvpn connect`"
+            );
+            tracing::info!(pod = gateway.name, "a new session takes over");
+            let (private_key, grant) = (keys.private.clone(), keys.grant.clone());
+            let replacement = Replacement {
+                private_key,
+                grant,
+                index: session::new_index(),
+            };
+            self.driver
+                .tell(Command::Replace(Box::new(replacement)))
+                .await;
+        }
+        let end = session::gateway_report(&gateway, &keys.grant);
+        self.board.update(|report| report.gateway = Some(end));
+        (self.gateway, self.keys) = (gateway, keys);
+        Ok(())
+    }
+
+    async fn established_within(&mut self, limit: Duration) -> bool {
+        let established = tokio::time::timeout(limit, async {
+            while let Some(occurrence) = self.occurrence_rx.recv().await {
+                if let Occurrence::Established(path) = occurrence {
+                    tracing::info!(%path, "the tunnel works again");
+                    return true;
+                }
+            }
+            // The driver is gone, and the session with it.
+            true
+        });
+        established.await.unwrap_or(false)
+    }
+
+    /// Proves anew that the user may; whether that worked.
+    async fn renewed(&mut self) -> bool {
+        let gateway = self.gateway.clone();
+        let renewal = tokio::time::timeout(
+            ATTEMPT_LIMIT,
+            self.session(&gateway, self.keys.private.clone()),
+        );
+        let outcome = match renewal.await {
+            Ok(Ok(keys)) => self.adopt(gateway, keys).await,
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(anyhow::anyhow!("the API server does not answer")),
+        };
+        if let Err(error) = &outcome {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "the session could not be renewed; it is tried again"
+            );
+        }
+        outcome.is_ok()
+    }
+
+    async fn namespaces_changed(&mut self, list: &[String]) {
+        let namespaces = names::namespaces(
+            self.cluster.namespace(),
+            Some(list),
+            &self.start.dns_namespaces,
+        );
+        if namespaces == self.names.namespaces {
+            return;
+        }
+        tracing::info!(count = namespaces.len(), "the cluster's namespaces changed");
+        self.names.namespaces = namespaces;
+        self.driver.tell(Command::Names(self.names.clone())).await;
+        let servers = session::stubs(&self.keys.grant);
+        self.dns_tx
+            .send_replace(names::dns_config(servers, &self.names));
+    }
+}
+
+/// Whether the pod that was forwarded to is no more.
+fn is_gone(error: &ClusterError) -> bool {
+    matches!(error, ClusterError::NotFound { .. })
+}
+
+fn is_about_the_api_server(error: &anyhow::Error) -> bool {
+    let cause = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<ClusterError>());
+    matches!(
+        cause,
+        None | Some(ClusterError::Unreachable { .. } | ClusterError::Unauthorized { .. })
+    )
+}

@@ -1,0 +1,137 @@
+//! One agent a session: a lock file that the living agent holds, with who it is inside.
+//!
+//! The kernel drops the lock when the process ends, however it ends; the file may stay behind.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::os::platform::Process;
+
+/// Who holds a session. Enough to show one whose agent is dead.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Holder {
+    /// The agent.
+    pub(crate) process: Process,
+    /// The kubeconfig's context.
+    pub(crate) context: String,
+    /// The connected namespace.
+    pub(crate) namespace: String,
+    /// The API server's URL.
+    pub(crate) server: String,
+}
+
+/// A lock that is held as long as this value lives.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock; `None` when a living agent has it.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be used.
+    pub(crate) fn take(path: PathBuf, holder: &Holder) -> anyhow::Result<Option<Self>> {
+        let taken = Self::open(&path, holder)
+            .with_context(|| format!("the lock {} cannot be taken", path.display()))?;
+        Ok(taken.map(|file| Self { path, _file: file }))
+    }
+
+    fn open(path: &Path, holder: &Holder) -> anyhow::Result<Option<File>> {
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+        file.set_len(0)?;
+        file.rewind()?;
+        file.write_all(&serde_json::to_vec(holder)?)?;
+        Ok(Some(file))
+    }
+
+    /// Ends the lock and removes its file.
+    pub(crate) fn release(self) {
+        // Removed while still held: whoever opens the path now gets a new file.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// What a lock file tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Held {
+    /// There is none.
+    Absent,
+    /// Its agent lives; who it is, when that could be read.
+    Alive(Option<Holder>),
+    /// Its agent is dead.
+    Dead(Option<Holder>),
+}
+
+/// Looks at a lock without disturbing it for longer than that.
+pub(crate) fn look(path: &Path) -> Held {
+    let Ok(mut file) = File::open(path) else {
+        return Held::Absent;
+    };
+    let mut text = String::new();
+    let holder = file
+        .read_to_string(&mut text)
+        .ok()
+        .and_then(|_| serde_json::from_str(&text).ok());
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Held::Dead(holder),
+        Err(_) => Held::Alive(holder),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder() -> Holder {
+        let process = Process::current().unwrap();
+        Holder {
+            process,
+            context: "c".into(),
+            namespace: "n".into(),
+            server: "s".into(),
+        }
+    }
+
+    #[test]
+    fn a_second_agent_does_not_get_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.lock");
+        assert_eq!(look(&path), Held::Absent);
+        let lock = Lock::take(path.clone(), &holder()).unwrap().unwrap();
+        assert!(Lock::take(path.clone(), &holder()).unwrap().is_none());
+        assert_eq!(look(&path), Held::Alive(Some(holder())));
+        lock.release();
+        assert_eq!(look(&path), Held::Absent);
+    }
+
+    #[test]
+    fn a_dead_agents_lock_is_taken_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.lock");
+        drop(Lock::take(path.clone(), &holder()).unwrap().unwrap());
+        assert_eq!(look(&path), Held::Dead(Some(holder())));
+        assert!(Lock::take(path, &holder()).unwrap().is_some());
+    }
+}

@@ -1,0 +1,211 @@
+//! What is said over the control socket: JSON lines, a request first, then answers.
+//!
+//! The agent's standard input is such a connection too, opened by `kvpn connect`; its first line is
+//! [`Request::Start`].
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+use kvpn_client_core::CarrierChoice;
+use kvpn_k8s::{DatapathChoice, KubeOptions};
+use serde::{Deserialize, Serialize};
+
+use crate::agent::places::{Places, SessionName};
+use crate::agent::report::SessionReport;
+use crate::cli::failure::Failure;
+use crate::cli::log;
+
+/// The longest line, in bytes.
+pub(crate) const MAX_LINE: usize = 1 << 20;
+
+/// What is asked of an agent.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case")]
+pub(crate) enum Request {
+    /// Hold this session. Only on standard input; followed as with `Follow`.
+    Start(Box<Start>),
+    /// One [`Reply::Report`].
+    Status,
+    /// Steps and notes until [`Reply::Connected`], [`Reply::Failed`] or [`Reply::Ended`].
+    Follow,
+    /// End the session; [`Reply::Ended`] when all is undone.
+    Disconnect,
+}
+
+/// What an agent answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "kebab-case")]
+pub(crate) enum Reply {
+    /// The agent does this now.
+    Step {
+        /// In the user's words.
+        text: String,
+    },
+    /// Something to read afterwards too.
+    Note {
+        /// In the user's words.
+        text: String,
+    },
+    /// Traffic and names work.
+    Connected(Box<SessionReport>),
+    /// It did not come to that; everything is undone.
+    Failed(Failure),
+    /// How the session is.
+    Report(Box<SessionReport>),
+    /// The session is over; everything is undone.
+    Ended {
+        /// Why it ended, unless the user wanted it.
+        reason: Option<String>,
+        /// What the user should know about what was put back.
+        notes: Vec<String>,
+    },
+}
+
+/// The session that an agent shall hold.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Start {
+    /// The user's name for it; else one is made of context and namespace.
+    pub(crate) name: Option<SessionName>,
+    /// Where the user's files are.
+    pub(crate) places: Places,
+    /// How to find the cluster.
+    pub(crate) kube: Kube,
+    /// `--gateway-namespace`
+    pub(crate) gateway_namespace: Option<String>,
+    /// The image to install, and to upgrade to.
+    pub(crate) image: String,
+    /// Whether the user named the image.
+    pub(crate) image_is_chosen: bool,
+    /// Whether a gateway may be installed or upgraded.
+    pub(crate) install: bool,
+    /// Whether a busy gateway may be upgraded too.
+    pub(crate) upgrade: bool,
+    /// Which datapath an install asks for.
+    pub(crate) datapath: Datapath,
+    /// Which carriers may be used.
+    pub(crate) carrier: Carrier,
+    /// Ranges to route besides the discovered ones.
+    pub(crate) ranges: Vec<IpNetwork>,
+    /// Ranges not to route.
+    pub(crate) exclude: Vec<IpNetwork>,
+    /// Namespaces whose names are routed besides the visible ones.
+    pub(crate) dns_namespaces: Vec<String>,
+    /// Whether the session ends with the command that started it.
+    pub(crate) foreground: bool,
+    /// How much is logged, as with `-v`.
+    pub(crate) verbose: u8,
+    /// How log lines look.
+    pub(crate) log_format: log::Format,
+}
+
+/// [`KubeOptions`] on their way to the agent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Kube {
+    /// `--kubeconfig`
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// KUBECONFIG
+    pub(crate) kubeconfig_env: Option<OsString>,
+    /// The user's home.
+    pub(crate) home: PathBuf,
+    /// `--context`
+    pub(crate) context: Option<String>,
+    /// `--namespace`
+    pub(crate) namespace: Option<String>,
+    /// HTTPS_PROXY
+    pub(crate) https_proxy: Option<String>,
+    /// NO_PROXY
+    pub(crate) no_proxy: Option<String>,
+    /// How long a credential plugin may take.
+    pub(crate) exec_timeout: Duration,
+}
+
+impl Kube {
+    /// The options for the cluster; `interactive` when a credential plugin may use the terminal.
+    pub(crate) fn options(&self, interactive: bool) -> KubeOptions {
+        KubeOptions {
+            kubeconfig: self.kubeconfig.clone(),
+            kubeconfig_env: self.kubeconfig_env.clone(),
+            home: Some(self.home.clone()),
+            context: self.context.clone(),
+            namespace: self.namespace.clone(),
+            https_proxy: self.https_proxy.clone(),
+            no_proxy: self.no_proxy.clone(),
+            exec_timeout: self.exec_timeout,
+            interactive,
+        }
+    }
+}
+
+/// `--datapath`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Datapath {
+    /// An unprivileged pod
+    #[default]
+    Auto,
+    /// An unprivileged pod with its own TCP/IP
+    Userspace,
+    /// The kernel's TCP/IP: needs NET_ADMIN, a namespace that allows privileged pods; faster
+    Kernel,
+}
+
+impl From<Datapath> for DatapathChoice {
+    fn from(datapath: Datapath) -> Self {
+        match datapath {
+            Datapath::Auto => Self::Auto,
+            Datapath::Userspace => Self::Userspace,
+            Datapath::Kernel => Self::Kernel,
+        }
+    }
+}
+
+/// `--carrier`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Carrier {
+    /// The API server at once, UDP as soon as it answers
+    #[default]
+    Auto,
+    /// UDP only: a node port or load balancer must be reachable
+    Udp,
+    /// A stream through the API server only
+    Api,
+}
+
+impl From<Carrier> for CarrierChoice {
+    fn from(carrier: Carrier) -> Self {
+        match carrier {
+            Carrier::Auto => Self::Auto,
+            Carrier::Udp => Self::Udp,
+            Carrier::Api => Self::Api,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_told_by_their_tag() {
+        assert_eq!(
+            serde_json::to_string(&Request::Status).unwrap(),
+            r#"{"request":"status"}"#
+        );
+        assert!(matches!(
+            serde_json::from_str(r#"{"request":"disconnect"}"#).unwrap(),
+            Request::Disconnect
+        ));
+    }
+
+    #[test]
+    fn a_failure_comes_through() {
+        let reply = Reply::Failed(Failure::new(4, "no").hint("ask"));
+        let text = serde_json::to_string(&reply).unwrap();
+        assert!(
+            matches!(serde_json::from_str(&text).unwrap(), Reply::Failed(failure) if failure.code == 4)
+        );
+    }
+}

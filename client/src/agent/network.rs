@@ -1,0 +1,106 @@
+//! The agent's use of its helper: routes for single addresses as names need them, names as namespaces come and go,
+//! and the news that the helper is gone.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnetwork::IpNetwork;
+use kvpn_wire::range;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::board::{Board, End};
+use crate::agent::driver::{Command, Handle, HostRoutes};
+use crate::helper::{DnsConfig, HelperConnection};
+
+/// Host routes that one session may collect: each is a line in the machine's routing table.
+const MAX_HOST_ROUTES: usize = 4096;
+
+/// Everything between the session and its helper.
+pub(crate) struct Network {
+    pub(crate) helper: HelperConnection,
+    pub(crate) board: Arc<Board>,
+    pub(crate) driver: Handle,
+    /// driver --addresses to route--> this task
+    pub(crate) route_rx: mpsc::Receiver<HostRoutes>,
+    /// keeper --names of the cluster--> this task
+    pub(crate) dns_rx: watch::Receiver<DnsConfig>,
+    /// What stays outside the tunnel even if a name has such an address.
+    pub(crate) outside: Vec<IpNetwork>,
+}
+
+impl Network {
+    /// Serves until it is told to stop or the helper is gone; gives the helper back.
+    pub(crate) async fn serve(mut self, stop: CancellationToken) -> HelperConnection {
+        let mut hosts = BTreeSet::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return self.helper,
+                () = self.helper.closed() => {
+                    let why = "the helper, which holds the TUN, routes and names, has died; if names fail now, run `kvpn disconnect`";
+                    self.board.end(End::Trouble(why.to_owned()));
+                    return self.helper;
+                }
+                Some(wanted) = self.route_rx.recv() => self.add_hosts(wanted, &mut hosts).await,
+                Ok(()) = self.dns_rx.changed() => self.set_names().await,
+            }
+        }
+    }
+
+    async fn add_hosts(&mut self, wanted: HostRoutes, hosts: &mut BTreeSet<IpAddr>) {
+        let HostRoutes { ticket, addresses } = wanted;
+        let is_new = |address: &IpAddr| {
+            !hosts.contains(address) && !range::contains(&self.outside, *address)
+        };
+        let new: Vec<IpAddr> = addresses.into_iter().filter(is_new).collect();
+        let ok = new.is_empty()
+            || (hosts.len() + new.len() <= MAX_HOST_ROUTES && self.add_routes(&new).await);
+        if ok && !new.is_empty() {
+            hosts.extend(&new);
+            self.board.update(|report| {
+                if let Some(network) = &mut report.network {
+                    network.host_routes = hosts.iter().copied().collect();
+                }
+            });
+        }
+        self.driver.tell(Command::HostRoutes { ticket, ok }).await;
+    }
+
+    async fn add_routes(&mut self, addresses: &[IpAddr]) -> bool {
+        let routes = addresses.iter().copied().map(IpNetwork::from).collect();
+        match self.helper.add_routes(routes).await {
+            Ok(changed) => {
+                for refused in &changed.refused {
+                    tracing::warn!(refused, "a host route was refused");
+                }
+                changed.refused.is_empty()
+            }
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "host routes could not be set");
+                false
+            }
+        }
+    }
+
+    async fn set_names(&mut self) {
+        let dns = self.dns_rx.borrow_and_update().clone();
+        let (search, routing) = (dns.search.clone(), dns.routing.clone());
+        match self.helper.set_dns(dns).await {
+            Ok(changed) => {
+                for text in changed.refused.into_iter().chain(changed.notes) {
+                    tracing::info!(text, "about names");
+                }
+                self.board.update(|report| {
+                    if let Some(network) = &mut report.network {
+                        (network.search, network.routing_domains) = (search, routing);
+                    }
+                });
+            }
+            Err(error) => self
+                .board
+                .note(format!("changed names could not be set: {error:#}")),
+        }
+    }
+}

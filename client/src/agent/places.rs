@@ -1,0 +1,276 @@
+//! Where a session's socket, lock and log are, and what a session is called.
+//!
+//! Files are made by the agent only, as the user: a root process never writes below a user's directory.
+
+use std::fmt;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context as _, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::cli::environment::Environment;
+use crate::cli::user::User;
+
+/// The longest name of a session: the socket's path has to fit into 107 bytes.
+const MAX_NAME: usize = 48;
+/// A log that has grown beyond this many bytes is set aside when the next session starts.
+const MAX_LOG: u64 = 4 << 20;
+
+/// What a session is called: in `kvpn status`, in file names, to `kvpn disconnect`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct SessionName(String);
+
+impl SessionName {
+    /// The name of a session that the user did not name: `CONTEXT.NAMESPACE`. Namespaces have no dots, so two
+    /// different sessions differ in it; what a file name cannot hold becomes `-`, and a hash keeps those apart.
+    pub(crate) fn of(context: &str, namespace: &str) -> Self {
+        let plain = format!("{context}.{namespace}");
+        let tame: String = plain
+            .chars()
+            .map(|c| if is_tame(c) { c } else { '-' })
+            .collect();
+        let tame = tame.trim_start_matches(['-', '.']);
+        if tame == plain && tame.len() <= MAX_NAME {
+            return Self(plain);
+        }
+        // The end tells more than the beginning: arn:aws:eks:eu-west-1:123456789012:cluster/shop.
+        let kept = &tame[tame.len().saturating_sub(MAX_NAME - 9)..];
+        Self(format!(
+            "{}-{:08x}",
+            kept.trim_start_matches(['-', '.']),
+            fnv1a(plain.as_bytes())
+        ))
+    }
+
+    /// The name as text.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn is_tame(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')
+}
+
+/// FNV-1a, 32 bits: equal on every machine and version, which the standard library's hash is not.
+fn fnv1a(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    })
+}
+
+impl FromStr for SessionName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() || text.len() > MAX_NAME {
+            return Err(format!("a session's name has 1 to {MAX_NAME} characters"));
+        }
+        if text.starts_with(['-', '.']) || !text.chars().all(is_tame) {
+            return Err("a session's name consists of letters, digits, '.', '_' and '-', and starts with a letter, a digit or '_'".into());
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for SessionName {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<SessionName> for String {
+    fn from(name: SessionName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for SessionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The user's directories of kvpn.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Places {
+    /// Sockets and locks; private to the user.
+    run: PathBuf,
+    /// Logs.
+    state: PathBuf,
+}
+
+impl Places {
+    /// The user's directories. The same for `kvpn` and `sudo kvpn`, which drops XDG_RUNTIME_DIR: the login's
+    /// usual one is looked for.
+    pub(crate) fn of(environment: &Environment, user: &User) -> Self {
+        let state = match (&environment.state_home, user.is_behind_sudo()) {
+            (Some(home), false) if home.is_absolute() => home.join("kvpn"),
+            (Some(_) | None, _) => user.home.join(".local/state/kvpn"),
+        };
+        let usual = PathBuf::from(format!("/run/user/{}", user.uid));
+        let run = match (&environment.runtime_dir, user.is_behind_sudo()) {
+            (Some(runtime), false) if runtime.is_absolute() => runtime.join("kvpn"),
+            (Some(_) | None, _) if belongs_to(&usual, user.uid) => usual.join("kvpn"),
+            (Some(_) | None, _) => state.join("run"),
+        };
+        Self { run, state }
+    }
+
+    /// The session's control socket.
+    pub(crate) fn socket(&self, name: &SessionName) -> PathBuf {
+        self.run.join(format!("{name}.sock"))
+    }
+
+    /// The file that the session's agent keeps locked while it lives.
+    pub(crate) fn lock(&self, name: &SessionName) -> PathBuf {
+        self.run.join(format!("{name}.lock"))
+    }
+
+    /// The session's log.
+    pub(crate) fn log(&self, name: &SessionName) -> PathBuf {
+        self.state.join(format!("{name}.log"))
+    }
+
+    /// Names of sessions that are there, or died without tidying up.
+    ///
+    /// # Errors
+    ///
+    /// The directory is there but cannot be read.
+    pub(crate) fn sessions(&self) -> anyhow::Result<Vec<SessionName>> {
+        let entries = match std::fs::read_dir(&self.run) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", self.run.display()));
+            }
+        };
+        let names = entries.filter_map(|entry| {
+            entry
+                .ok()?
+                .file_name()
+                .to_str()?
+                .strip_suffix(".lock")?
+                .parse()
+                .ok()
+        });
+        let mut names: Vec<SessionName> = names.collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Makes the directories, closed to everybody else.
+    ///
+    /// # Errors
+    ///
+    /// One cannot be made, or is somebody else's.
+    pub(crate) fn create(&self) -> anyhow::Result<()> {
+        for directory in [&self.run, &self.state] {
+            make_private(directory)
+                .with_context(|| format!("the directory {} cannot be used", directory.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Opens the session's log for appending.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be opened.
+    pub(crate) fn open_log(&self, name: &SessionName) -> anyhow::Result<File> {
+        let path = self.log(name);
+        if path
+            .metadata()
+            .is_ok_and(|metadata| metadata.len() > MAX_LOG)
+        {
+            let _ = std::fs::rename(&path, path.with_extension("log.old"));
+        }
+        let mut options = OpenOptions::new();
+        options.create(true).append(true).mode(0o600);
+        options
+            .open(&path)
+            .with_context(|| format!("cannot open the log {}", path.display()))
+    }
+}
+
+fn belongs_to(directory: &Path, uid: u32) -> bool {
+    directory
+        .metadata()
+        .is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == uid)
+}
+
+fn make_private(directory: &Path) -> anyhow::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)?;
+    let metadata = directory.symlink_metadata()?;
+    let me = rustix::process::geteuid().as_raw();
+    ensure!(
+        metadata.is_dir() && metadata.uid() == me,
+        "it belongs to user {}, not to {me}",
+        metadata.uid()
+    );
+    if metadata.mode() & 0o077 != 0 {
+        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_context_names_its_session() {
+        assert_eq!(
+            SessionName::of("kind-dev", "shop").as_str(),
+            "kind-dev.shop"
+        );
+    }
+
+    #[test]
+    fn what_a_file_name_cannot_hold_stays_distinct() {
+        let (a, b) = (
+            SessionName::of("ana@dev/eu", "x"),
+            SessionName::of("ana@dev:eu", "x"),
+        );
+        assert_ne!(a, b);
+        let arn = SessionName::of("arn:aws:eks:eu-west-1:123456789012:cluster/shop", "default");
+        for name in [&a, &b, &arn] {
+            assert_eq!(name.as_str().parse().as_ref(), Ok(name), "{name}");
+        }
+        assert!(arn.as_str().contains("cluster-shop.default"), "{arn}");
+    }
+
+    #[test]
+    fn names_that_would_leave_the_directory_are_refused() {
+        for bad in ["", ".", "..", "../x", "-x", "a/b", &"x".repeat(49)] {
+            assert!(bad.parse::<SessionName>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn directories_are_closed_to_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let places = Places {
+            run: directory.path().join("run/kvpn"),
+            state: directory.path().join("state"),
+        };
+        places.create().unwrap();
+        assert_eq!(places.run.metadata().unwrap().mode() & 0o777, 0o700);
+        assert!(places.sessions().unwrap().is_empty());
+        let name: SessionName = "dev.shop".parse().unwrap();
+        File::create(places.lock(&name)).unwrap();
+        assert_eq!(places.sessions().unwrap(), [name]);
+    }
+}

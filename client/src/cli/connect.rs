@@ -1,0 +1,374 @@
+//! `kvpn connect`: starts helper and agent, follows the agent until traffic and names work.
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
+use ipnetwork::IpNetwork;
+use kvpn_k8s::Cluster;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::agent::contact::Contact;
+use crate::agent::gateway::DEFAULT_IMAGE;
+use crate::agent::launch::{Launched, launch};
+use crate::agent::message::{Carrier, Datapath, Kube, Reply, Request, Start};
+use crate::agent::places::{Places, SessionName};
+use crate::agent::report::{SessionReport, State};
+use crate::cli::Situation;
+use crate::cli::failure::{CONFLICT, FAILED, Failure};
+use crate::cli::progress::Display;
+use crate::helper;
+
+/// How long a credential plugin of the kubeconfig may take.
+const EXEC_LIMIT: Duration = Duration::from_secs(60);
+
+/// Connect this machine to the cluster's network
+///
+/// Finds a gateway in the connected namespace, then in `kvpn`; installs one if there is none and you may. Returns
+/// when traffic and names work (both were tried); the session stays until `kvpn disconnect`. Connecting again is
+/// harmless; another context or namespace adds a session. Needs root for the TUN, routes and names: `sudo` is asked
+/// for that part alone, everything else runs as you.
+#[derive(Debug, Args)]
+pub(crate) struct ConnectArgs {
+    /// Look for the gateway here (and install it here), instead of the connected namespace and `kvpn`
+    #[arg(long, value_name = "NAMESPACE", value_parser = super::namespace)]
+    gateway_namespace: Option<String>,
+    /// Image of a gateway that has to be installed; one of another image that nobody uses is upgraded to it
+    #[arg(long, value_name = "IMAGE", env = "KVPN_GATEWAY_IMAGE", value_parser = NonEmptyStringValueParser::new())]
+    image: Option<String>,
+    /// Never install or upgrade a gateway
+    #[arg(long)]
+    no_install: bool,
+    /// Upgrade the gateway even if others use it; their sessions come back by themselves
+    #[arg(long, conflicts_with = "no_install")]
+    upgrade: bool,
+    /// How a gateway that has to be installed reaches the cluster
+    #[arg(long, value_enum, default_value_t, value_name = "DATAPATH")]
+    datapath: Datapath,
+    /// What carries the tunnel
+    #[arg(long, value_enum, default_value_t, value_name = "CARRIER")]
+    carrier: Carrier,
+    /// Send this range into the tunnel too; may be given again
+    #[arg(long, value_name = "CIDR", value_parser = range)]
+    cidr: Vec<IpNetwork>,
+    /// Keep this range out of the tunnel; may be given again
+    #[arg(long, value_name = "CIDR", value_parser = excluded)]
+    exclude: Vec<IpNetwork>,
+    /// Resolve SERVICE.NAMESPACE for this namespace too, if you may not list namespaces; may be given again
+    #[arg(long, value_name = "NAMESPACE", value_parser = super::namespace)]
+    dns_namespace: Vec<String>,
+    /// Stay in the foreground and log there; Ctrl-C disconnects
+    #[arg(long)]
+    foreground: bool,
+    /// What the session is called; without it CONTEXT.NAMESPACE
+    #[arg(long, value_name = "SESSION")]
+    name: Option<SessionName>,
+}
+
+/// A range for the tunnel: what the helper would refuse is refused before anything is done.
+fn range(text: &str) -> Result<IpNetwork, String> {
+    let range = excluded(text)?;
+    helper::range_limits(range)?;
+    Ok(range)
+}
+
+/// A range as users write it; a host part is a mistake rather than a wish.
+fn excluded(text: &str) -> Result<IpNetwork, String> {
+    let range: IpNetwork = text
+        .parse()
+        .map_err(|error| format!("{error}; write it as 10.20.0.0/16"))?;
+    if range.prefix() == 0 {
+        return Err("a default route is never taken over".to_owned());
+    }
+    if range.network() != range.ip() {
+        return Err(format!(
+            "{text} has bits set beyond its prefix; did you mean {}/{}?",
+            range.network(),
+            range.prefix()
+        ));
+    }
+    Ok(range)
+}
+
+/// How to find the cluster, for this command and for an agent.
+pub(crate) fn kube(situation: &Situation) -> Kube {
+    let Situation {
+        globals,
+        environment,
+        user,
+    } = situation;
+    let (https_proxy, no_proxy) = environment.proxy();
+    let absolute =
+        |path: &std::path::PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    Kube {
+        kubeconfig: globals.kubeconfig.as_ref().map(absolute),
+        kubeconfig_env: environment.kubeconfig.clone(),
+        home: user.home.clone(),
+        context: globals.context.clone(),
+        namespace: globals.namespace.clone(),
+        https_proxy,
+        no_proxy,
+        exec_timeout: EXEC_LIMIT,
+    }
+}
+
+impl ConnectArgs {
+    fn start(self, situation: &Situation, places: Places) -> Start {
+        Start {
+            name: self.name,
+            places,
+            kube: kube(situation),
+            gateway_namespace: self.gateway_namespace,
+            image_is_chosen: self.image.is_some(),
+            image: self.image.unwrap_or_else(|| DEFAULT_IMAGE.to_owned()),
+            install: !self.no_install,
+            upgrade: self.upgrade,
+            datapath: self.datapath,
+            carrier: self.carrier,
+            ranges: self.cidr,
+            exclude: self.exclude,
+            dns_namespaces: self.dns_namespace,
+            foreground: self.foreground,
+            verbose: situation.globals.verbose,
+            log_format: situation.globals.log_format,
+        }
+    }
+}
+
+/// `kvpn connect`
+pub(crate) async fn run(situation: Situation, args: ConnectArgs) -> anyhow::Result<ExitCode> {
+    let places = Places::of(&situation.environment, &situation.user);
+    let start = args.start(&situation, places);
+    let interactive = !situation.user.is_behind_sudo() && std::io::stdin().is_terminal();
+    let cluster = Cluster::load(&start.kube.options(interactive))?;
+    let name = start
+        .name
+        .clone()
+        .unwrap_or_else(|| SessionName::of(cluster.context(), cluster.namespace()));
+    let display = Display::new(situation.globals.quiet);
+    // In the foreground the agent's log tells the steps.
+    let display = if start.foreground {
+        display.without_steps()
+    } else {
+        display
+    };
+    if let Some(contact) = Contact::open(&start.places, &name).await? {
+        return join(contact, &cluster, &name, &display).await;
+    }
+    let asks_password = situation.user.escalation() == helper::Escalation::Sudo;
+    if asks_password || interactive {
+        // Nobody should type a password for a cluster that is not there; and only here can a plugin ask its user.
+        display.step(&format!("calling {}", cluster.server()));
+        cluster.version().await?;
+    }
+    let mut signals = Signals::new()?;
+    if asks_password {
+        display.pause();
+    }
+    let helper = helper::spawn(situation.user.escalation())?;
+    display.resume();
+    let mut launched = launch(&situation.user, helper)?;
+    let stay = start.foreground;
+    launched
+        .contact
+        .ask(&Request::Start(Box::new(start)))
+        .await?;
+    let outcome = follow(&mut launched.contact, &mut signals, &display, stay).await;
+    display.clear();
+    finish(outcome, launched, &name).await
+}
+
+/// A session of that name is there: the same one is as good as a new one.
+async fn join(
+    mut contact: Contact,
+    cluster: &Cluster,
+    name: &SessionName,
+    display: &Display,
+) -> anyhow::Result<ExitCode> {
+    let report = contact.status().await?;
+    if report.server != cluster.server()
+        || report.context != cluster.context()
+        || report.namespace != cluster.namespace()
+    {
+        let message = format!(
+            "a session named {name} is there already, with context {} and namespace {}",
+            report.context, report.namespace
+        );
+        return Err(Failure::new(CONFLICT, message)
+            .hint("give this one another name with --name")
+            .into());
+    }
+    if report.state == State::Connecting {
+        contact.ask(&Request::Follow).await?;
+        let mut signals = Signals::new()?;
+        let outcome = follow(&mut contact, &mut signals, display, false).await;
+        display.clear();
+        return match outcome? {
+            Outcome::Connected | Outcome::Ended => Ok(ExitCode::SUCCESS),
+            Outcome::Failed(failure) => Err(failure.into()),
+            Outcome::Died => {
+                Err(Failure::new(FAILED, format!("the agent of session {name} died")).into())
+            }
+        };
+    }
+    display.clear();
+    display.result(&format!(
+        "connected already: session {name} ({})",
+        report.state.as_str()
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What came of following an agent.
+enum Outcome {
+    Connected,
+    Ended,
+    Failed(Failure),
+    Died,
+}
+
+/// Ctrl-C and its like.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Shows what the agent does until it is connected (with `stay`: until it ends). The first Ctrl-C asks it to end,
+/// the second one does not wait for that.
+async fn follow(
+    contact: &mut Contact,
+    signals: &mut Signals,
+    display: &Display,
+    stay: bool,
+) -> anyhow::Result<Outcome> {
+    let mut asked = false;
+    let mut connected = false;
+    loop {
+        let reply = tokio::select! {
+            reply = contact.answer() => reply?,
+            () = signals.next() => {
+                ensure!(!asked, "interrupted");
+                asked = true;
+                display.step("disconnecting");
+                contact.ask(&Request::Disconnect).await?;
+                continue;
+            }
+        };
+        match reply {
+            Some(Reply::Step { text }) => display.step(&text),
+            Some(Reply::Note { text }) => display.note(&format!("note: {text}")),
+            Some(Reply::Connected(report)) => {
+                display.clear();
+                display.result(&summary(&report));
+                connected = true;
+                if !stay {
+                    return Ok(Outcome::Connected);
+                }
+            }
+            Some(Reply::Failed(failure)) => return Ok(Outcome::Failed(failure)),
+            Some(Reply::Ended { reason, notes }) => {
+                for note in notes {
+                    display.note(&note);
+                }
+                let reason = reason.or_else(|| (!connected).then(|| "interrupted".to_owned()));
+                return Ok(reason.map_or(Outcome::Ended, |reason| {
+                    Outcome::Failed(Failure::new(FAILED, reason))
+                }));
+            }
+            Some(Reply::Report(_)) => {}
+            None => return Ok(Outcome::Died),
+        }
+    }
+}
+
+/// Leaves a connected agent alone; waits until any other one is gone.
+async fn finish(
+    outcome: anyhow::Result<Outcome>,
+    launched: Launched,
+    name: &SessionName,
+) -> anyhow::Result<ExitCode> {
+    if let Ok(Outcome::Connected) = outcome {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let status = launched.gone().await.context("the agent did not end")?;
+    match outcome? {
+        Outcome::Connected | Outcome::Ended => Ok(ExitCode::SUCCESS),
+        Outcome::Failed(failure) => Err(failure.into()),
+        Outcome::Died => {
+            let failure = Failure::new(
+                FAILED,
+                format!("the agent of session {name} died ({status})"),
+            );
+            Err(failure
+                .hint("its log tells more; `kvpn disconnect` undoes what may be left")
+                .into())
+        }
+    }
+}
+
+fn summary(report: &SessionReport) -> String {
+    let mut lines = Vec::new();
+    let SessionReport {
+        context, namespace, ..
+    } = report;
+    let through = report.gateway.as_ref().map_or_else(String::new, |gateway| {
+        format!(
+            " through {}/{} ({})",
+            gateway.namespace, gateway.pod, gateway.datapath
+        )
+    });
+    lines.push(format!(
+        "connected to {context}, namespace {namespace},{through}"
+    ));
+    if let Some(network) = &report.network {
+        let routes: Vec<String> = network.routes.iter().map(IpNetwork::to_string).collect();
+        lines.push(format!("  {}: {}", network.interface, routes.join(" ")));
+        lines.push(format!(
+            "  names: SERVICE, SERVICE.NAMESPACE, *.{} ({})",
+            network.domain, network.dns_backend
+        ));
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_taken_as_they_are_meant() {
+        assert_eq!(range("10.20.0.0/16").unwrap().prefix(), 16);
+        assert_eq!(range("10.20.0.7").unwrap().prefix(), 32);
+        for bad in [
+            "10.20.0.1/16",
+            "0.0.0.0/0",
+            "::/0",
+            "example",
+            "10.0.0.0/33",
+            "10.0.0.0/7",
+            "169.254.169.254",
+        ] {
+            assert!(range(bad).is_err(), "{bad}");
+        }
+        assert!(range("10.20.0.1/16").unwrap_err().contains("10.20.0.0/16"));
+    }
+}

@@ -1,0 +1,263 @@
+//! `kvpn disconnect`: ends sessions, and undoes what dead ones left.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::agent::contact::Contact;
+use crate::agent::lock::{self, Held};
+use crate::agent::message::{Reply, Request};
+use crate::agent::places::{Places, SessionName};
+use crate::cli::failure::{Failure, NOT_CONNECTED};
+use crate::cli::progress::Display;
+use crate::cli::{Situation, output};
+use crate::helper::{self, Escalation};
+use crate::os::platform::Process;
+
+/// How long an agent may take to undo everything.
+const END_LIMIT: Duration = Duration::from_secs(30);
+/// How long a process may take to end after a signal.
+const SIGNAL_LIMIT: Duration = Duration::from_secs(5);
+/// How often a process that ought to end is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// Exit code for wrong usage.
+const USAGE: u8 = 2;
+
+/// End a session and put the machine's routes and names back
+///
+/// Also undoes what a session left that was killed.
+#[derive(Debug, Args)]
+pub(crate) struct DisconnectArgs {
+    /// The session, as `kvpn status` names it; may be left out when there is one only
+    #[arg(value_name = "SESSION")]
+    session: Option<SessionName>,
+    /// End every session
+    #[arg(long, conflicts_with = "session")]
+    all: bool,
+}
+
+/// `kvpn disconnect`
+pub(crate) async fn run(situation: Situation, args: DisconnectArgs) -> anyhow::Result<ExitCode> {
+    let places = Places::of(&situation.environment, &situation.user);
+    let display = Display::new(situation.globals.quiet);
+    let sessions = places.sessions()?;
+    let chosen = choose(&sessions, &args)?;
+    for name in &chosen {
+        display.step(&format!("ending session {name}"));
+        end(&places, name, &display)
+            .await
+            .with_context(|| format!("session {name} could not be ended"))?;
+        display.result(&format!("disconnected: {name}"));
+    }
+    let undone = undo_leftovers(&situation, &display)?;
+    display.clear();
+    if chosen.is_empty() && !undone {
+        return Err(Failure::new(NOT_CONNECTED, "not connected: there is no session").into());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn choose(sessions: &[SessionName], args: &DisconnectArgs) -> Result<Vec<SessionName>, Failure> {
+    match (&args.session, sessions) {
+        (Some(name), _) if !sessions.contains(name) => Err(Failure::new(
+            NOT_CONNECTED,
+            format!("not connected: there is no session {name}"),
+        )
+        .hint("`kvpn status` lists them")),
+        (Some(name), _) => Ok(vec![name.clone()]),
+        (None, [] | [_]) => Ok(sessions.to_vec()),
+        (None, _) if args.all => Ok(sessions.to_vec()),
+        (None, _) => {
+            let names: Vec<&str> = sessions.iter().map(SessionName::as_str).collect();
+            Err(Failure::new(USAGE, "there are several sessions")
+                .hint(format!("name one, or give --all: {}", names.join(", "))))
+        }
+    }
+}
+
+async fn end(places: &Places, name: &SessionName, display: &Display) -> anyhow::Result<()> {
+    let holder = match lock::look(&places.lock(name)) {
+        Held::Absent | Held::Dead(_) => return forget(places, name),
+        Held::Alive(holder) => holder,
+    };
+    if let Some(contact) = Contact::open(places, name).await? {
+        match tokio::time::timeout(END_LIMIT, ask_to_end(contact, display)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(
+                error = format!("{error:#}"),
+                "the agent did not say goodbye"
+            ),
+            Err(_) => tracing::warn!("the agent does not end by itself"),
+        }
+    }
+    match holder {
+        Some(holder) => make_sure(&holder.process).await?,
+        None => bail!(
+            "its lock {} is held by a process that did not write itself down",
+            places.lock(name).display()
+        ),
+    }
+    forget(places, name)
+}
+
+async fn ask_to_end(mut contact: Contact, display: &Display) -> anyhow::Result<()> {
+    contact.ask(&Request::Disconnect).await?;
+    while let Some(reply) = contact.answer().await? {
+        match reply {
+            Reply::Ended { notes, .. } => {
+                for note in notes {
+                    display.note(&note);
+                }
+                return Ok(());
+            }
+            Reply::Failed(_) => return Ok(()),
+            Reply::Step { text } => display.step(&text),
+            Reply::Note { .. } | Reply::Connected(_) | Reply::Report(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Waits until exactly this process is gone; one that stays is told to, then made to.
+async fn make_sure(process: &Process) -> anyhow::Result<()> {
+    if gone_within(process, SIGNAL_LIMIT).await {
+        return Ok(());
+    }
+    for signal in [Signal::TERM, Signal::KILL] {
+        send(process, signal)?;
+        if gone_within(process, SIGNAL_LIMIT).await {
+            return Ok(());
+        }
+    }
+    bail!("the agent (process {}) does not end", process.pid)
+}
+
+/// The descriptor pins the process; only then is it compared with the one that is meant.
+fn send(process: &Process, signal: Signal) -> anyhow::Result<()> {
+    let Some(pid) = i32::try_from(process.pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw)
+    else {
+        return Ok(());
+    };
+    let Ok(descriptor) = pidfd_open(pid, PidfdFlags::empty()) else {
+        return Ok(());
+    };
+    if process.is_alive() {
+        pidfd_send_signal(&descriptor, signal)
+            .with_context(|| format!("process {} cannot be signalled", process.pid))?;
+    }
+    Ok(())
+}
+
+async fn gone_within(process: &Process, limit: Duration) -> bool {
+    let gone = async {
+        while process.is_alive() {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    tokio::time::timeout(limit, gone).await.is_ok()
+}
+
+/// Removes the files of a session whose agent is gone.
+fn forget(places: &Places, name: &SessionName) -> anyhow::Result<()> {
+    for path in [places.socket(name), places.lock(name)] {
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Undoes what killed helpers left; whether there was anything. Asks for root only when something can be seen.
+fn undo_leftovers(situation: &Situation, display: &Display) -> anyhow::Result<bool> {
+    let undone = match situation.user.escalation() {
+        Escalation::Direct => helper::undo_leftovers()?,
+        Escalation::Sudo => {
+            let Some(left) = helper::visible_leftovers() else {
+                return Ok(false);
+            };
+            display.clear();
+            output::tell(&left);
+            undo_through_sudo()?;
+            vec![left]
+        }
+    };
+    for text in &undone {
+        display.note(text);
+    }
+    Ok(!undone.is_empty())
+}
+
+fn undo_through_sudo() -> anyhow::Result<()> {
+    let program = std::env::current_exe().context("the path of this program is not known")?;
+    let mut sudo = std::process::Command::new("sudo");
+    let status = sudo
+        .arg("--")
+        .arg(program)
+        .args(["helper", "--undo"])
+        .status()
+        .context("sudo cannot be run")?;
+    if !status.success() {
+        bail!("`sudo kvpn helper --undo` failed ({status}); run `sudo kvpn disconnect`");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(texts: &[&str]) -> Vec<SessionName> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn args(session: Option<&str>, all: bool) -> DisconnectArgs {
+        DisconnectArgs {
+            session: session.map(|name| name.parse().unwrap()),
+            all,
+        }
+    }
+
+    #[test]
+    fn the_only_session_need_not_be_named() {
+        assert_eq!(
+            choose(&names(&["a"]), &args(None, false)).unwrap(),
+            names(&["a"])
+        );
+        assert!(choose(&[], &args(None, false)).unwrap().is_empty());
+    }
+
+    #[test]
+    fn one_of_several_must_be() {
+        let sessions = names(&["a", "b"]);
+        assert_eq!(
+            choose(&sessions, &args(None, false)).unwrap_err().code,
+            USAGE
+        );
+        assert_eq!(
+            choose(&sessions, &args(Some("b"), false)).unwrap(),
+            names(&["b"])
+        );
+        assert_eq!(choose(&sessions, &args(None, true)).unwrap(), sessions);
+        assert_eq!(
+            choose(&sessions, &args(Some("c"), false)).unwrap_err().code,
+            NOT_CONNECTED
+        );
+    }
+
+    #[tokio::test]
+    async fn a_reused_process_id_is_nobodys() {
+        let other = Process {
+            start_time: 1,
+            ..Process::current().unwrap()
+        };
+        make_sure(&other).await.unwrap();
+    }
+}

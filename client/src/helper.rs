@@ -1,0 +1,131 @@
+//! The privileged process on the laptop: opens the TUN, sets addresses, routes and DNS, and undoes them; nothing else.
+//!
+//! It serves the one peer at the other end of its standard input. That connection is the lease: at its end everything
+//! is undone. It re-checks all it is handed, reads no kubeconfig, speaks to no network, and never runs what it is told.
+//! A helper that is killed leaves a journal, which the next one (or [`undo_leftovers`]) works off.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{geteuid, setsid};
+
+use crate::os::platform::{self, STATE_FOLDER};
+
+mod channel;
+mod connection;
+mod journal;
+pub(crate) mod protocol;
+mod server;
+mod spawn;
+mod validate;
+
+pub(crate) use connection::{Configured, HelperConnection};
+pub(crate) use protocol::{DnsBackend, DnsConfig, NetworkConfig};
+pub(crate) use spawn::{Escalation, spawn};
+pub(crate) use validate::limits as range_limits;
+
+/// The whole of `kvpn helper`. Must be called outside of any runtime.
+///
+/// The process that was started checks, starts a second one (`serving`) in a session of its own, and ends: neither
+/// Ctrl-C, nor a closed terminal, nor sudo's end reaches the helper then.
+///
+/// # Errors
+/// Not root, or standard input is not a socket from the user who started it.
+pub(crate) fn run(serving: bool) -> Result<()> {
+    ensure!(
+        geteuid().is_root(),
+        "the helper must run as root: `kvpn connect` starts it through sudo"
+    );
+    if serving {
+        return serve();
+    }
+    check_peer()?;
+    Command::new("/proc/self/exe")
+        .arg0("kvpn")
+        .args(["helper", "--serve"])
+        .env_clear()
+        .current_dir("/")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("the helper cannot start a process of its own")?;
+    Ok(())
+}
+
+/// The peer is who made the socketpair: root, or the user who called sudo.
+fn check_peer() -> Result<()> {
+    let uid = runtime()?.block_on(async { peer_uid() }).context(
+        "standard input is not a socket: `kvpn helper` is started by `kvpn connect`, and sudo must hand its standard \
+         input on (with its option log_input it does not: run `sudo kvpn connect` then)",
+    )?;
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "sudo says in the environment who called it; nothing is configured by it"
+    )]
+    let caller = std::env::var("SUDO_UID")
+        .ok()
+        .and_then(|uid| uid.parse::<u32>().ok());
+    if uid != 0 && Some(uid) != caller {
+        bail!(
+            "the helper was started by another user than the one (uid {uid}) at its standard input"
+        );
+    }
+    Ok(())
+}
+
+/// tokio reads the credentials of a peer in another pid namespace too; rustix takes its missing pid for an error.
+fn peer_uid() -> Result<u32> {
+    let socket = std::os::unix::net::UnixStream::from(stdin()?);
+    socket.set_nonblocking(true)?;
+    Ok(tokio::net::UnixStream::from_std(socket)?.peer_cred()?.uid())
+}
+
+fn stdin() -> Result<OwnedFd> {
+    io::stdin()
+        .as_fd()
+        .try_clone_to_owned()
+        .context("standard input cannot be used")
+}
+
+fn serve() -> Result<()> {
+    // Fails when this process leads a session already; then it is detached as well.
+    let _ = setsid();
+    let socket = stdin()?;
+    runtime()?.block_on(server::serve(socket, Path::new(STATE_FOLDER)))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("no asynchronous runtime")
+}
+
+/// Undoes what killed helpers left in this network namespace. Needs root. Returns what was undone and what the user
+/// should know, one text each. A starting helper does the same by itself and tells it in its greeting.
+///
+/// # Errors
+/// Not root, or something cannot be put back; its record stays then.
+pub(crate) fn undo_leftovers() -> Result<Vec<String>> {
+    ensure!(
+        geteuid().is_root(),
+        "only root can undo what a helper left: try `sudo kvpn disconnect`"
+    );
+    // A thread of its own, so that callers may be inside a runtime.
+    let undone = std::thread::scope(|scope| {
+        let undoing =
+            scope.spawn(|| runtime()?.block_on(journal::undo_leftovers(Path::new(STATE_FOLDER))));
+        undoing.join()
+    });
+    undone.unwrap_or_else(|_| bail!("undoing what a helper left failed"))
+}
+
+/// What a killed helper left, as far as an unprivileged user can see it: text for the user, `None` when all is well.
+/// What it names is undone by starting a helper, or by [`undo_leftovers`].
+pub(crate) fn visible_leftovers() -> Option<String> {
+    platform::visible_leftovers()
+}

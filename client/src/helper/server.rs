@@ -1,0 +1,396 @@
+//! The helper's side of the connection: one request after the other, and in the end everything undone.
+//!
+//! Must not judge values ([`super::validate`]) nor know backends ([`crate::os`]).
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use ipnetwork::IpNetwork;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::timeout;
+
+use super::channel::Channel;
+use super::journal::{self, Journal};
+use super::protocol::{
+    Answer, DnsBackend, DnsConfig, Hello, MAX_ROUTES, NetworkConfig, Numbered, Request, Settled,
+    VERSION,
+};
+use super::validate::{self, Surroundings};
+use crate::os::platform::{self, SystemRoutes, SystemTun};
+use crate::os::{Dns, Record, Routes, Snapshot, Tun, TunError};
+
+/// An agent that does not read its answers for so long is taken for dead.
+const SEND_LIMIT: Duration = Duration::from_secs(2);
+/// Automatic names go from `kvpn0` to one below this.
+const MAX_AUTOMATIC_NAMES: u32 = 256;
+/// More texts than this are cut, so that an answer fits a line.
+const MAX_TEXTS: usize = 200;
+
+/// Serves the agent at the other end of the socket until it is gone, asks to end, or SIGTERM comes.
+pub(super) async fn serve(socket: OwnedFd, state: &Path) -> Result<()> {
+    // Taken and dropped: the terminal's Ctrl-C and its end go to the whole group, the lease is the socket.
+    let _ignored = [
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::hangup())?,
+        signal(SignalKind::quit())?,
+    ];
+    let mut termination = signal(SignalKind::terminate())?;
+    let mut server = Server {
+        channel: Channel::new(socket, false).context("the socket cannot be used")?,
+        system: SystemRoutes::open()?,
+        state: state.to_owned(),
+        network: None,
+    };
+    let outcome = server.converse(&mut termination).await;
+    let notes = server.undo().await;
+    if let Ok(Some(release)) = &outcome {
+        let answer = Answer::Done {
+            refused: Vec::new(),
+            notes,
+        };
+        // The agent may be gone; everything is undone all the same.
+        let _ = server.answer(*release, answer, None).await;
+    }
+    outcome.map(drop)
+}
+
+struct Server {
+    channel: Channel,
+    system: SystemRoutes,
+    state: PathBuf,
+    network: Option<Network>,
+}
+
+/// What stands, and what undoes it.
+struct Network {
+    link: u32,
+    name: String,
+    addresses: Vec<IpNetwork>,
+    routes: Vec<IpNetwork>,
+    /// The machine's DNS servers before the change.
+    resolvers: Vec<IpAddr>,
+    dns: Option<Box<dyn Dns>>,
+    journal: Journal,
+}
+
+impl Network {
+    fn has_family(&self, range: IpNetwork) -> bool {
+        self.addresses
+            .iter()
+            .any(|address| address.is_ipv4() == range.is_ipv4())
+    }
+}
+
+fn standing(network: &mut Option<Network>) -> Result<&mut Network> {
+    network
+        .as_mut()
+        .context("there is no interface yet: `configure` comes first")
+}
+
+/// What an accepted request led to, beside its refusals.
+#[derive(Default)]
+struct Outcome {
+    refused: Vec<String>,
+    notes: Vec<String>,
+}
+
+impl Server {
+    /// Returns the number of the request to end, if there was one.
+    async fn converse(&mut self, termination: &mut Signal) -> Result<Option<u64>> {
+        let undone = journal::undo_leftovers(&self.state)
+            .await
+            .unwrap_or_else(|error| vec![format!("{error:#}")]);
+        let hello = Hello {
+            version: VERSION,
+            pid: std::process::id(),
+            undone,
+        };
+        self.answer(0, Answer::Hello(hello), None).await?;
+        loop {
+            let line = tokio::select! {
+                line = self.channel.receive() => line?,
+                _ = termination.recv() => None,
+            };
+            let Some(line) = line else {
+                return Ok(None);
+            };
+            let Numbered { id, body } = serde_json::from_slice(&line)
+                .context("the agent said what is not in the protocol")?;
+            if matches!(body, Request::Release) {
+                return Ok(Some(id));
+            }
+            let (answer, tun) = self.handle(body).await;
+            self.answer(id, answer, tun).await?;
+        }
+    }
+
+    async fn answer(&mut self, id: u64, answer: Answer, tun: Option<SystemTun>) -> Result<()> {
+        let line = serde_json::to_vec(&Numbered { id, body: answer })
+            .context("an answer cannot be written as JSON")?;
+        // The helper's own descriptor of the TUN closes here: from now on the interface lives as long as the agent.
+        let sending = self.channel.send(&line, tun.as_ref().map(Tun::descriptor));
+        timeout(SEND_LIMIT, sending)
+            .await
+            .map_err(io::Error::from)??;
+        Ok(())
+    }
+
+    async fn handle(&mut self, request: Request) -> (Answer, Option<SystemTun>) {
+        let handled = match request {
+            Request::Configure(config) => match self.configure(config).await {
+                Ok((settled, tun)) => return (Answer::Configured(settled), Some(tun)),
+                Err(error) => Err(error),
+            },
+            Request::AddRoutes { routes } => self.add_routes(routes).await,
+            Request::RemoveRoutes { routes } => self.remove_routes(&routes).await,
+            Request::SetDns(dns) => self.set_dns(dns).await,
+            Request::Release => Ok(Outcome::default()),
+        };
+        let answer = match handled {
+            Ok(Outcome { refused, notes }) => Answer::Done {
+                refused: cut(refused),
+                notes: cut(notes),
+            },
+            Err(error) => Answer::Failed {
+                error: format!("{error:#}"),
+            },
+        };
+        (answer, None)
+    }
+
+    async fn configure(&mut self, config: NetworkConfig) -> Result<(Settled, SystemTun)> {
+        ensure!(
+            self.network.is_none(),
+            "this helper serves a session already"
+        );
+        let snapshot = self.system.snapshot().await?;
+        let around = Surroundings {
+            snapshot: &snapshot,
+            own_link: None,
+            resolvers: &[],
+        };
+        validate::mtu(config.mtu)?;
+        validate::addresses(&config.addresses, &around)?;
+        if let Some(name) = &config.name {
+            validate::interface_name(name)?;
+        }
+        let (tun, network) = open_tun(config.name.as_deref(), &snapshot, &self.state)?;
+        self.network = Some(network);
+        match self.furnish(config).await {
+            Ok(settled) => Ok((settled, tun)),
+            Err(error) => {
+                let notes = self.undo().await;
+                Err(notes
+                    .into_iter()
+                    .fold(error, |error, note| error.context(note)))
+            }
+        }
+    }
+
+    /// Sets up everything on the open interface.
+    async fn furnish(&mut self, config: NetworkConfig) -> Result<Settled> {
+        let network = standing(&mut self.network)?;
+        network.resolvers = platform::resolver_addresses();
+        network.addresses = self
+            .system
+            .bring_up(network.link, &config.addresses, config.mtu)
+            .await?;
+        ensure!(
+            !network.addresses.is_empty(),
+            "this machine has no address family of the session's"
+        );
+        let mut outcome = self.add_routes(config.routes).await?;
+        let mut settled = Settled {
+            name: standing(&mut self.network)?.name.clone(),
+            dns_backend: "none".to_owned(),
+            upstreams: Vec::new(),
+            split: true,
+            refused: Vec::new(),
+            notes: Vec::new(),
+        };
+        if let Some(dns) = config.dns {
+            self.open_dns(config.dns_backend, &mut settled).await?;
+            let Outcome { refused, notes } = self.set_dns(dns).await?;
+            outcome.refused.extend(refused);
+            outcome.notes.extend(notes);
+        }
+        settled.refused = cut(outcome.refused);
+        settled.notes = cut(outcome.notes);
+        Ok(settled)
+    }
+
+    async fn open_dns(&mut self, choice: DnsBackend, settled: &mut Settled) -> Result<()> {
+        let network = standing(&mut self.network)?;
+        let session = network.journal.session();
+        let backend = platform::open_dns(choice, network.link, &self.state, &session).await?;
+        settled.dns_backend = backend.backend().to_owned();
+        settled.upstreams = backend.upstreams();
+        settled.split = backend.splits();
+        network.dns = Some(backend);
+        Ok(())
+    }
+
+    async fn add_routes(&mut self, routes: Vec<IpNetwork>) -> Result<Outcome> {
+        let network = standing(&mut self.network)?;
+        ensure!(
+            network.routes.len() + routes.len() <= MAX_ROUTES,
+            "more than {MAX_ROUTES} routes"
+        );
+        let snapshot = self.system.snapshot().await?;
+        // Those from before kvpn's own change of resolv.conf, and those that came since.
+        let resolvers = [network.resolvers.clone(), platform::resolver_addresses()].concat();
+        let around = Surroundings {
+            snapshot: &snapshot,
+            own_link: Some(network.link),
+            resolvers: &resolvers,
+        };
+        let mut outcome = Outcome::default();
+        let (routes, unreachable): (Vec<_>, Vec<_>) = routes
+            .into_iter()
+            .map(validate::network)
+            .partition(|range| network.has_family(*range));
+        if !unreachable.is_empty() {
+            outcome.notes.push(format!(
+                "{} of the cluster's ranges cannot be reached: this machine or the session has no address of their family",
+                unreachable.len()
+            ));
+        }
+        for range in routes {
+            if network.routes.contains(&range) {
+                continue;
+            }
+            match validate::route(range, &around) {
+                Ok(notes) => {
+                    self.system.add(network.link, range).await?;
+                    network.routes.push(range);
+                    outcome.notes.extend(notes);
+                }
+                Err(why) => outcome.refused.push(why),
+            }
+        }
+        Ok(outcome)
+    }
+
+    async fn remove_routes(&mut self, routes: &[IpNetwork]) -> Result<Outcome> {
+        let network = standing(&mut self.network)?;
+        for range in routes.iter().copied().map(validate::network) {
+            // Only what was added here: the block of the tunnel's own addresses stays.
+            if let Some(place) = network.routes.iter().position(|known| *known == range) {
+                self.system.remove(network.link, range).await?;
+                network.routes.swap_remove(place);
+            }
+        }
+        Ok(Outcome::default())
+    }
+
+    async fn set_dns(&mut self, mut dns: DnsConfig) -> Result<Outcome> {
+        let network = standing(&mut self.network)?;
+        dns.servers
+            .retain(|server| network.has_family(IpNetwork::from(*server)));
+        let (dns, refused) = validate::dns(dns, &network.addresses, &network.routes)?;
+        let Some(backend) = &mut network.dns else {
+            bail!("this session was configured without DNS");
+        };
+        let journal = &mut network.journal;
+        let notes = backend
+            .set(&dns, Record(&mut |undo| journal.record_dns(undo)))
+            .await?;
+        Ok(Outcome { refused, notes })
+    }
+
+    /// Undoes everything, the newest first. Returns what the user should know; what failed stays in the journal.
+    async fn undo(&mut self) -> Vec<String> {
+        let Some(Network {
+            link,
+            name,
+            dns,
+            journal,
+            ..
+        }) = self.network.take()
+        else {
+            return Vec::new();
+        };
+        let mut notes = Vec::new();
+        let mut complete = true;
+        if let Some(mut dns) = dns {
+            match dns.revert().await {
+                Ok(texts) => notes.extend(texts),
+                Err(error) => {
+                    complete = false;
+                    notes.push(format!("DNS is not as it was: {error:#}"));
+                }
+            }
+        }
+        // Its routes and addresses go with it, even while the agent still holds the descriptor.
+        if let Err(error) = self.system.delete_link(link).await {
+            complete = false;
+            notes.push(format!("the interface {name} is still there: {error:#}"));
+        }
+        if complete && let Err(error) = journal.close() {
+            notes.push(format!("{error:#}"));
+        }
+        notes
+    }
+}
+
+/// Opens the interface asked for, or the first free one, with a journal that knows it.
+fn open_tun(name: Option<&str>, snapshot: &Snapshot, state: &Path) -> Result<(SystemTun, Network)> {
+    let journal = Journal::open(state)?;
+    match create(name, snapshot).and_then(|tun| Ok((tun.index()?, tun))) {
+        Ok((link, tun)) => {
+            let mut network = Network {
+                link,
+                name: tun.name().to_owned(),
+                addresses: Vec::new(),
+                routes: Vec::new(),
+                resolvers: Vec::new(),
+                dns: None,
+                journal,
+            };
+            network.journal.record_interface(tun.name(), link)?;
+            Ok((tun, network))
+        }
+        Err(error) => {
+            journal.close()?;
+            Err(error)
+        }
+    }
+}
+
+fn create(name: Option<&str>, snapshot: &Snapshot) -> Result<SystemTun> {
+    if let Some(name) = name {
+        return SystemTun::create(name).map_err(|error| match error {
+            TunError::Occupied(_) => anyhow::Error::new(error).context(
+                "the session's interface cannot be made: choose another name, or leave the choice to kvpn",
+            ),
+            TunError::System { .. } => error.into(),
+        });
+    }
+    for number in 0..MAX_AUTOMATIC_NAMES {
+        let name = format!("kvpn{number}");
+        if snapshot.links.values().any(|taken| *taken == name) {
+            continue;
+        }
+        match SystemTun::create(&name) {
+            Err(TunError::Occupied(_)) => {}
+            other => return Ok(other?),
+        }
+    }
+    bail!(
+        "all interface names from kvpn0 to kvpn{} are taken; see `ip link`",
+        MAX_AUTOMATIC_NAMES - 1
+    )
+}
+
+fn cut(mut texts: Vec<String>) -> Vec<String> {
+    if texts.len() > MAX_TEXTS {
+        let more = texts.len() - MAX_TEXTS;
+        texts.truncate(MAX_TEXTS);
+        texts.push(format!("and {more} more"));
+    }
+    texts
+}

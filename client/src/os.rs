@@ -1,0 +1,136 @@
+//! What kvpn changes of the operating system: a TUN, its routes, the machine's DNS. Only the helper changes; the agent
+//! only looks ([`Routes::snapshot`]).
+//!
+//! One folder a system, one file a backend; the traits here are all that the rest knows of them. Must not decide
+//! what may be changed: that is [`crate::helper`]'s, before it calls.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::BorrowedFd;
+
+use anyhow::Result;
+use futures::future::LocalBoxFuture;
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+#[cfg(target_os = "linux")]
+pub(crate) mod linux;
+#[cfg(target_os = "linux")]
+pub(crate) use linux as platform;
+
+/// Which names go to which servers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DnsConfig {
+    /// Addresses of the stub, on port 53, reached through the TUN.
+    pub(crate) servers: Vec<IpAddr>,
+    /// Domains that short names are completed with, in order. Names under them go to the stub too.
+    pub(crate) search: Vec<String>,
+    /// Further domains whose names go to the stub, reverse zones among them; without `~`.
+    pub(crate) routing: Vec<String>,
+}
+
+/// A TUN interface that vanishes with the last descriptor of it.
+pub(crate) trait Tun: Sized {
+    /// Opens a new interface of this name: down, without addresses.
+    ///
+    /// # Errors
+    /// The name is taken, or the system has no TUN for us.
+    fn create(name: &str) -> Result<Self, TunError>;
+    /// The name it got.
+    fn name(&self) -> &str;
+    /// The interface's index.
+    fn index(&self) -> Result<u32>;
+    /// The descriptor whose reads and writes are whole IP packets; non-blocking.
+    fn descriptor(&self) -> BorrowedFd<'_>;
+}
+
+/// Why there is no TUN.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TunError {
+    /// Another interface has the name.
+    #[error("an interface named {0} exists already")]
+    Occupied(String),
+    /// The system refused.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried, on which object, and what to check.
+        what: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// Addresses and routes.
+pub(crate) trait Routes {
+    /// What there is now.
+    async fn snapshot(&self) -> Result<Snapshot>;
+    /// Brings an interface up with this MTU and these addresses; the block that an address stands in is routed to it.
+    /// Returns the addresses that stand: not those of a family that is switched off.
+    async fn bring_up(
+        &self,
+        link: u32,
+        addresses: &[IpNetwork],
+        mtu: u16,
+    ) -> Result<Vec<IpNetwork>>;
+    /// Sends a range to an interface; nothing happens when it is there already.
+    async fn add(&self, link: u32, range: IpNetwork) -> Result<()>;
+    /// Takes a range away from an interface; nothing happens when it is not there.
+    async fn remove(&self, link: u32, range: IpNetwork) -> Result<()>;
+    /// Removes an interface with all that is on it; nothing happens when it is gone.
+    async fn delete_link(&self, link: u32) -> Result<()>;
+}
+
+/// The machine's interfaces, addresses and routes at one moment.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Snapshot {
+    /// Names by index.
+    pub(crate) links: BTreeMap<u32, String>,
+    /// Addresses with the prefix of their subnet.
+    pub(crate) addresses: Vec<Address>,
+    /// Unicast routes of every table.
+    pub(crate) routes: Vec<Route>,
+}
+
+/// An address of an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Address {
+    /// Index of the interface.
+    pub(crate) link: u32,
+    /// The address, with its subnet's prefix.
+    pub(crate) address: IpNetwork,
+}
+
+/// A route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Route {
+    /// Where to.
+    pub(crate) destination: IpNetwork,
+    /// Index of the interface, when it has just one.
+    pub(crate) link: Option<u32>,
+    /// The next hop.
+    pub(crate) gateway: Option<IpAddr>,
+    /// Whether it is in the table that kvpn's own routes go to.
+    pub(crate) in_main_table: bool,
+}
+
+/// One way of getting the cluster's names to the stub.
+pub(crate) trait Dns {
+    /// Its name in `kvpn status`.
+    fn backend(&self) -> &'static str;
+    /// Whether only the cluster's names reach the stub.
+    fn splits(&self) -> bool;
+    /// The servers that the machine asked before.
+    fn upstreams(&self) -> Vec<SocketAddr>;
+    /// Sets or replaces. What is needed to undo it after a crash is given to `record` before anything changes.
+    /// Returns what the user should know.
+    fn set<'a>(
+        &'a mut self,
+        dns: &'a DnsConfig,
+        record: Record<'a>,
+    ) -> LocalBoxFuture<'a, Result<Vec<String>>>;
+    /// Puts back what was before the first `set`. Returns what the user should know.
+    fn revert(&mut self) -> LocalBoxFuture<'_, Result<Vec<String>>>;
+}
+
+/// Keeps, durably, what is needed to undo a DNS change.
+pub(crate) struct Record<'a>(pub(crate) &'a mut dyn FnMut(&platform::DnsUndo) -> Result<()>);

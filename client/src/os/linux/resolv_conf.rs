@@ -1,0 +1,293 @@
+//! All names through the stub by `/etc/resolv.conf`, where nothing can split: the agent forwards what is not the
+//! cluster's to the servers that the file named before ([`Dns::upstreams`]).
+//!
+//! The file before is kept durably before it is touched, and comes back byte for byte. A regular file is written in
+//! place: it keeps its inode, owner, mode and label, and a bind mount (containers, `ip netns exec`) is no special
+//! case. A symbolic link is replaced by a file and comes back as the link; what it points to belongs to someone else
+//! and is never written, unless something is mounted there. Must not overwrite what others wrote after us.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use serde::{Deserialize, Serialize};
+
+use super::durable::{forget, keep, remove};
+use super::process::Process;
+use crate::os::linux::DnsUndo;
+use crate::os::{Dns, DnsConfig, Record};
+
+mod file;
+#[cfg(test)]
+mod tests;
+mod text;
+
+pub(super) use text::nameservers;
+
+/// What undoes the change of the file, also by another process after a crash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Saved {
+    /// The path that programs read.
+    path: PathBuf,
+    /// What stood there.
+    before: Before,
+    /// Whose change it is; stands in the file's first line.
+    session: String,
+    /// What kvpn wrote, or was about to; the newest last.
+    written: Vec<String>,
+}
+
+/// What stood at the path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Before {
+    /// A regular file, reached through links or not, which is written in place.
+    File {
+        /// The file itself.
+        target: PathBuf,
+        /// Its content.
+        backup: PathBuf,
+    },
+    /// A symbolic link, which is replaced.
+    Link {
+        /// What it says, unresolved.
+        target: PathBuf,
+    },
+    /// Nothing.
+    Nothing,
+}
+
+/// The backend that writes the file.
+pub(super) struct ResolvConf {
+    saved: Saved,
+    content: Vec<u8>,
+}
+
+impl ResolvConf {
+    /// Looks at the file and keeps its content in the state folder.
+    ///
+    /// # Errors
+    /// Another session has it, its owner is dead and was not undone, or it cannot be read.
+    pub(super) fn open(path: PathBuf, state: &Path, session: &str) -> Result<Self> {
+        let content = file::read(&path)?.unwrap_or_default();
+        if let Some(other) = text::session_of(&content) {
+            bail!(
+                "{} belongs to the kvpn session of helper {other}, and with a plain resolv.conf one session at a time \
+                 can serve names: end that one with `kvpn disconnect`, or use systemd-resolved",
+                path.display()
+            );
+        }
+        let before = file::look(&path, state, session)?;
+        Ok(Self {
+            saved: Saved {
+                path,
+                before,
+                session: session.to_owned(),
+                written: Vec::new(),
+            },
+            content,
+        })
+    }
+
+    fn apply(&mut self, dns: &DnsConfig, record: Record<'_>) -> Result<Vec<String>> {
+        if !self.saved.written.is_empty()
+            && !self.saved.is_ours(file::read(&self.saved.path)?.as_deref())
+        {
+            return Ok(vec![
+                self.saved
+                    .changed_by_others("kvpn's change of names was not written"),
+            ]);
+        }
+        let text = text::compose(
+            dns,
+            &self.content,
+            &self.saved.session,
+            &self.saved.recipe(),
+        );
+        let first = self.saved.written.is_empty();
+        self.saved.written.push(text.clone());
+        (record.0)(&DnsUndo::ResolvConf(self.saved.clone()))?;
+        // The backup comes after the record and goes last: without it there is nothing to undo.
+        if let (true, Before::File { backup, .. }) = (first, &self.saved.before) {
+            keep(backup, &self.content)?;
+        }
+        self.saved.write(&text)?;
+        self.saved.written = vec![text];
+        (record.0)(&DnsUndo::ResolvConf(self.saved.clone()))?;
+        Ok(Vec::new())
+    }
+}
+
+impl Dns for ResolvConf {
+    fn backend(&self) -> &'static str {
+        "resolv.conf"
+    }
+
+    fn splits(&self) -> bool {
+        false
+    }
+
+    fn upstreams(&self) -> Vec<SocketAddr> {
+        text::nameservers_or_default(&self.content)
+    }
+
+    fn set<'a>(
+        &'a mut self,
+        dns: &'a DnsConfig,
+        record: Record<'a>,
+    ) -> LocalBoxFuture<'a, Result<Vec<String>>> {
+        async move { self.apply(dns, record) }.boxed_local()
+    }
+
+    fn revert(&mut self) -> LocalBoxFuture<'_, Result<Vec<String>>> {
+        async move { self.saved.restore() }.boxed_local()
+    }
+}
+
+impl Saved {
+    /// Puts the file back, unless others changed it. May be called again, and after a crash at any point.
+    ///
+    /// # Errors
+    /// The file or its backup cannot be read or written; then the backup stays.
+    pub(super) fn restore(&self) -> Result<Vec<String>> {
+        let notes = match &self.before {
+            Before::File { target, backup } => self.restore_file(target, backup)?,
+            Before::Link { target } => self.restore_link(target)?,
+            Before::Nothing => self.restore_nothing()?,
+        };
+        remove(&file::temporary(&self.path, &self.session))?;
+        if let Before::File { backup, .. } = &self.before {
+            forget(backup)?;
+        }
+        Ok(notes)
+    }
+
+    fn restore_file(&self, target: &Path, backup: &Path) -> Result<Vec<String>> {
+        let Some(original) = file::read(backup)? else {
+            // The backup goes last: it is gone because the file is back already, or because it was never changed.
+            return Ok(Vec::new());
+        };
+        let Some(current) = file::read(target)? else {
+            return Ok(vec![self.changed_by_others("it was left as it is")]);
+        };
+        if current == original {
+            return Ok(Vec::new());
+        }
+        let mut versions: Vec<&[u8]> = self.written.iter().map(|text| text.as_bytes()).collect();
+        versions.push(&original);
+        let known = versions
+            .iter()
+            .any(|new| versions.iter().any(|old| is_blend(&current, new, old)));
+        if !known && !self.is_ours(Some(&current)) {
+            return Ok(vec![self.changed_by_others("it was left as it is")]);
+        }
+        file::write_in_place(target, &original)?;
+        Ok(if known {
+            Vec::new()
+        } else {
+            vec![self.edit_lost()]
+        })
+    }
+
+    fn restore_link(&self, target: &Path) -> Result<Vec<String>> {
+        match std::fs::read_link(&self.path) {
+            Ok(current) if current == target => return Ok(Vec::new()),
+            Ok(_) => return Ok(vec![self.changed_by_others("it was left as it is")]),
+            Err(_) => {}
+        }
+        let current = file::read(&self.path)?;
+        if current.is_some() && !self.is_ours(current.as_deref()) {
+            return Ok(vec![self.changed_by_others("it was left as it is")]);
+        }
+        file::replace_by_link(&self.path, target, &self.session)?;
+        let edited = current.is_some_and(|current| {
+            self.written
+                .iter()
+                .all(|written| current != written.as_bytes())
+        });
+        Ok(if edited {
+            vec![self.edit_lost()]
+        } else {
+            Vec::new()
+        })
+    }
+
+    fn restore_nothing(&self) -> Result<Vec<String>> {
+        let current = file::read(&self.path)?;
+        if current.is_some() && !self.is_ours(current.as_deref()) {
+            return Ok(vec![self.changed_by_others("it was left as it is")]);
+        }
+        remove(&self.path)?;
+        Ok(Vec::new())
+    }
+
+    fn write(&self, text: &str) -> Result<()> {
+        match &self.before {
+            Before::File { target, .. } => file::write_in_place(target, text.as_bytes()),
+            Before::Link { .. } | Before::Nothing => {
+                file::replace(&self.path, text.as_bytes(), &self.session)
+            }
+        }
+    }
+
+    /// Whether the file still sends names to our stub: what we wrote, or what others made of it. Without us such a
+    /// file leads nowhere.
+    fn is_ours(&self, current: Option<&[u8]>) -> bool {
+        current
+            .and_then(text::session_of)
+            .is_some_and(|session| session == self.session)
+    }
+
+    fn edit_lost(&self) -> String {
+        format!(
+            "{} was edited while kvpn's stub stood in it; it led nowhere without kvpn, so the file from before came \
+             back and the edit is lost",
+            self.path.display()
+        )
+    }
+
+    fn changed_by_others(&self, consequence: &str) -> String {
+        format!(
+            "{} was changed by another program after kvpn wrote it; {consequence}",
+            self.path.display()
+        )
+    }
+
+    /// How a user gets the file back by hand.
+    fn recipe(&self) -> String {
+        match &self.before {
+            Before::File { target, backup } => {
+                format!("cat {} > {}", backup.display(), target.display())
+            }
+            Before::Link { target } => {
+                format!("ln -sfn {} {}", target.display(), self.path.display())
+            }
+            Before::Nothing => format!("rm {}", self.path.display()),
+        }
+    }
+}
+
+/// Whether `current` is what a crash leaves while `new` is written over `old`: the one up to some byte, then the other.
+fn is_blend(current: &[u8], new: &[u8], old: &[u8]) -> bool {
+    let same = current
+        .iter()
+        .zip(new)
+        .take_while(|(current, new)| current == new)
+        .count();
+    same == current.len() || old.get(same..) == Some(&current[same..])
+}
+
+/// Text for the user when the file belongs to a helper that is dead.
+pub(super) fn orphaned(path: &Path) -> Option<String> {
+    let content = file::read(path).ok().flatten()?;
+    let session = text::session_of(&content)?;
+    (!Process::session_is_alive(session)).then(|| {
+        format!(
+            "{} still points to the DNS stub of a kvpn helper that died ({session})",
+            path.display()
+        )
+    })
+}
