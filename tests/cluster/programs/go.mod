@@ -1,0 +1,3 @@
+module kvpn.dev/testprograms
+
+go 1.24

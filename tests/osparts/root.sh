@@ -1,0 +1,52 @@
+#!/bin/bash
+# root.sh: prints the folder of a small Debian that holds the real parts the tests run (systemd-resolved,
+# D-Bus, dnsmasq, dig, nss-resolve). Built once, kept in the user's cache, keyed by this file's content.
+# Must not change anything of the machine: debootstrap is unpacked from its package, not installed.
+set -euo pipefail
+suite=bookworm
+packages=systemd,systemd-resolved,dbus,libnss-resolve,iproute2,dnsmasq-base,bind9-dnsutils,musl
+
+key=$(sha256sum "${BASH_SOURCE[0]}" | cut -c1-16)
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/kvpn-osparts
+root=$cache/$key
+say() { echo "osparts: $*" >&2; }
+
+[ "$(id -u)" = 0 ] || { say "needs root (debootstrap and the namespaces do)"; exit 1; }
+mkdir -p "$cache"
+exec 9>"$cache/lock"
+flock 9
+if [ -f "$root/.complete" ]; then echo "$root"; exit 0; fi
+
+work=$cache/$key.new
+rm -rf --one-file-system "$work"
+mkdir -p "$work/get" "$work/debootstrap"
+
+# The machine's own mirror, so that no host name stands in this file.
+command -v apt-get >/dev/null || { say "needs a Debian-like machine: apt-get is missing"; exit 1; }
+# shellcheck disable=SC2016  # apt-get expands it
+mirror=$(apt-get indextargets --format '$(REPO_URI)' "Release: $suite" | head -n1)
+if [ -z "$mirror" ]; then
+    mirror=${KVPN_DEBIAN_MIRROR:-}
+    [ -n "$mirror" ] || { say "this machine has no source for Debian $suite: set KVPN_DEBIAN_MIRROR"; exit 1; }
+fi
+
+say "building Debian $suite in $root (about 1 min, once)"
+bootstrap=$(command -v debootstrap || :)
+if [ -z "$bootstrap" ]; then
+    (cd "$work/get" && { apt-get -qq download debootstrap || { apt-get -qq update && apt-get -qq download debootstrap; }; } >"$work/log" 2>&1) ||
+        { say "cannot fetch the package debootstrap: see $work/log"; exit 1; }
+    dpkg-deb -x "$work"/get/debootstrap_*.deb "$work/debootstrap"
+    bootstrap=$work/debootstrap/usr/sbin/debootstrap
+    export DEBOOTSTRAP_DIR=$work/debootstrap/usr/share/debootstrap
+fi
+"$bootstrap" --variant=minbase --include="$packages" "$suite" "$work/root" "$mirror" >"$work/log" 2>&1 9>&- ||
+    { say "debootstrap failed, the end of $work/log:"; tail -n 20 "$work/log" >&2; exit 1; }
+
+rm -rf "$work"/root/var/cache/apt/*.bin "$work"/root/var/cache/apt/archives/*.deb "$work"/root/var/lib/apt/lists/* \
+    "$work"/root/usr/share/doc "$work"/root/usr/share/man "$work"/root/usr/share/locale
+touch "$work/root/.complete"
+rm -rf --one-file-system "$root"
+mv "$work/root" "$root"
+rm -rf --one-file-system "$work"
+say "built: $(du -sh "$root" | cut -f1)"
+echo "$root"

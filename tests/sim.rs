@@ -1,0 +1,372 @@
+//! The client's core and the gateway's core, joined by links that misbehave, on a clock that jumps. No sockets, no threads:
+//! a run takes milliseconds and can be repeated from its seed.
+
+#[path = "support/sim.rs"]
+mod sim;
+
+use std::time::Duration;
+
+use kvpn_client_core::{Event, Path};
+
+use sim::cluster::{CLOSED, ECHO};
+use sim::link::{Link, Udp};
+use sim::{Setup, Sim, node};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn rough() -> Udp {
+    Udp::both(Link {
+        latency: Duration::from_millis(20),
+        jitter: Duration::from_millis(10),
+        loss: 3,
+        repeated: 2,
+        max_len: 1472,
+        cut: false,
+    })
+}
+
+fn established(sim: &Sim) -> bool {
+    sim.client.status(sim.now).established
+}
+
+#[track_caller]
+fn assert_transfer(sim: &mut Sim, len: usize, limit: Duration) -> Duration {
+    let flow = sim.programs.transfer(ECHO, len, sim.now);
+    sim.settle();
+    let took = sim.run_until(limit, "transfer", |sim| {
+        sim.programs.transferred(flow).finished
+    });
+    assert!(!sim.programs.transferred(flow).reset);
+    took
+}
+
+#[test]
+fn handshake_survives_loss() {
+    for seed in 0..20 {
+        let mut setup = Setup::udp_only(seed);
+        setup.udp.to_gateway.loss = 30;
+        setup.udp.to_client.loss = 30;
+        let mut sim = Sim::new(setup);
+        sim.run_until(30 * SECOND, "handshake", established);
+    }
+}
+
+#[test]
+fn both_carriers_move_a_stream_through_the_userspace_datapath() {
+    for setup in [Setup::api_only(1), Setup::udp_only(1), Setup::new(1)] {
+        let mut sim = Sim::new(setup);
+        assert_transfer(&mut sim, 2_000_000, 60 * SECOND);
+        assert_eq!(sim.programs.unasked, 0);
+    }
+}
+
+#[test]
+fn a_stream_survives_loss_reordering_and_repetition() {
+    for seed in 0..8 {
+        let mut sim = Sim::new(Setup {
+            udp: rough(),
+            ..Setup::udp_only(seed)
+        });
+        assert_transfer(&mut sim, 300_000, 120 * SECOND);
+    }
+}
+
+#[test]
+fn many_connections_at_once() {
+    let mut sim = Sim::new(Setup::new(3));
+    sim.run(SECOND);
+    let flows: Vec<_> = (0..200)
+        .map(|_| sim.programs.transfer(ECHO, 5_000, sim.now))
+        .collect();
+    sim.settle();
+    sim.run_until(30 * SECOND, "transfers", |sim| {
+        flows
+            .iter()
+            .all(|flow| sim.programs.transferred(*flow).finished)
+    });
+}
+
+#[test]
+fn a_closed_port_is_refused_as_such_and_at_once() {
+    let mut sim = Sim::new(Setup::new(4));
+    sim.run(SECOND);
+    let flow = sim.programs.transfer(CLOSED, 10, sim.now);
+    sim.settle();
+    let took = sim.run_until(SECOND, "refusal", |sim| {
+        sim.programs.transferred(flow).reset
+    });
+    assert!(took < Duration::from_millis(50), "{took:?}");
+    assert!(!sim.programs.transferred(flow).connected);
+}
+
+#[test]
+fn datagrams_and_pings_come_back() {
+    let mut sim = Sim::new(Setup::new(5));
+    sim.run(SECOND);
+    sim.programs.send_udp(ECHO, b"hello");
+    sim.programs.ping("10.96.0.7", 3);
+    sim.settle();
+    sim.run(SECOND);
+    assert_eq!(sim.programs.datagrams, [b"hello"]);
+    assert_eq!(sim.programs.pings, [3]);
+}
+
+#[test]
+fn names_resolve_whatever_is_lost() {
+    for seed in 0..10 {
+        let mut sim = Sim::new(Setup {
+            udp: rough(),
+            ..Setup::udp_only(seed)
+        });
+        sim.run(10 * SECOND);
+        for (id, name) in (1..).zip([
+            "echo",
+            "Echo.Default",
+            "echo.default.svc",
+            "echo.default.svc.cluster.local",
+        ]) {
+            sim.programs.ask(name, id);
+            sim.programs.ask("wrong.default", id + 100);
+        }
+        sim.settle();
+        sim.run(6 * SECOND);
+        assert_eq!(sim.programs.answers.len(), 8);
+        for answer in &sim.programs.answers {
+            let (right, code) = (answer[0] == 0 && answer[1] < 100, answer[3] & 15);
+            assert_eq!(code, if right { 0 } else { 3 });
+            assert_eq!(answer.ends_with(&[10, 96, 0, 7]), right);
+        }
+        assert!(
+            sim.programs
+                .answers
+                .iter()
+                .any(|answer| answer[12..].starts_with(b"\x04Echo\x07Default\x00"))
+        );
+    }
+}
+
+#[test]
+fn api_comes_first_udp_takes_over_and_gives_back() {
+    let mut sim = Sim::new(Setup::new(6));
+    sim.run_until(SECOND, "udp", |sim| sim.path() == Some(node()));
+    let flow = sim.programs.transfer(ECHO, 20_000_000, sim.now);
+    sim.settle();
+    sim.run_until(5 * SECOND, "a beginning", |sim| {
+        sim.programs.transferred(flow).received > 100_000
+    });
+    sim.setup.udp.cut(true);
+    let took = sim.run_until(5 * SECOND, "api", |sim| sim.path() == Some(Path::Api));
+    assert!(took <= 2 * SECOND, "{took:?}");
+    let before = sim.programs.transferred(flow).received;
+    sim.run_until(10 * SECOND, "the same stream", |sim| {
+        sim.programs.transferred(flow).received > before + 100_000
+    });
+    sim.setup.udp.cut(false);
+    sim.run_until(60 * SECOND, "udp again", |sim| sim.path() == Some(node()));
+    sim.run_until(60 * SECOND, "the whole stream", |sim| {
+        sim.programs.transferred(flow).finished
+    });
+    assert_eq!(sim.told(&Event::Quiet), None);
+}
+
+#[test]
+fn udp_that_only_works_one_way_is_not_taken() {
+    for to_gateway in [false, true] {
+        let mut setup = Setup::new(7);
+        setup.udp.to_gateway.cut = !to_gateway;
+        setup.udp.to_client.cut = to_gateway;
+        let mut sim = Sim::new(setup);
+        for _ in 0..30 {
+            sim.run(2 * SECOND);
+            sim.programs.send_udp(ECHO, b"hello");
+            sim.settle();
+        }
+        sim.run(5 * SECOND);
+        assert_eq!(sim.path(), Some(Path::Api));
+        assert!(
+            sim.programs.datagrams.len() >= 28,
+            "{} of 30",
+            sim.programs.datagrams.len()
+        );
+    }
+}
+
+#[test]
+fn udp_that_loses_long_datagrams_is_not_taken() {
+    let mut setup = Setup::new(8);
+    setup.udp = Udp::both(Link {
+        max_len: 1200,
+        ..setup.udp.to_client
+    });
+    let mut sim = Sim::new(setup);
+    assert_transfer(&mut sim, 1_000_000, 60 * SECOND);
+    assert_eq!(sim.path(), Some(Path::Api));
+}
+
+#[test]
+fn a_nat_that_changes_its_mind_is_not_noticed() {
+    let mut sim = Sim::new(Setup::udp_only(9));
+    let flow = sim.programs.transfer(ECHO, 10_000_000, sim.now);
+    sim.settle();
+    sim.run_until(5 * SECOND, "a beginning", |sim| {
+        sim.programs.transferred(flow).received > 100_000
+    });
+    for port in 50_000..50_005 {
+        sim.nat.set_port(port);
+        let before = sim.programs.transferred(flow).received;
+        let what = "the same stream";
+        sim.run_until(5 * SECOND, what, |sim| {
+            sim.programs.transferred(flow).received > before + 100_000
+        });
+    }
+    sim.run_until(60 * SECOND, "the whole stream", |sim| {
+        sim.programs.transferred(flow).finished
+    });
+    assert!(sim.events.len() == 1, "{:?}", sim.events);
+}
+
+#[test]
+fn a_lost_api_carrier_is_opened_again() {
+    let mut sim = Sim::new(Setup::api_only(10));
+    let flow = sim.programs.transfer(ECHO, 5_000_000, sim.now);
+    sim.settle();
+    sim.run_until(5 * SECOND, "a beginning", |sim| {
+        sim.programs.transferred(flow).received > 100_000
+    });
+    sim.close_api();
+    sim.run_until(60 * SECOND, "the whole stream", |sim| {
+        sim.programs.transferred(flow).finished
+    });
+    assert_eq!(sim.told(&Event::Quiet), None);
+}
+
+#[test]
+fn a_new_gateway_gets_a_new_session_with_the_same_addresses() {
+    for setup in [Setup::new(11), Setup::udp_only(11), Setup::api_only(11)] {
+        let mut sim = Sim::new(setup);
+        sim.run(20 * SECOND);
+        sim.events.clear();
+        sim.restart_gateway();
+        let took = sim.run_until(15 * SECOND, "quiet", |sim| {
+            sim.told(&Event::Quiet).is_some()
+        });
+        assert!(took <= 15 * SECOND, "{took:?}");
+        sim.new_session();
+        sim.run_until(SECOND, "a new session", established);
+        assert_transfer(&mut sim, 100_000, 5 * SECOND);
+    }
+}
+
+#[test]
+fn ten_minutes_of_rekeying_lose_nothing() {
+    for setup in [Setup::new(12), Setup::udp_only(12), Setup::api_only(12)] {
+        let mut sim = Sim::new(setup);
+        sim.run(SECOND);
+        for n in 0..600u32 {
+            sim.programs.send_udp(ECHO, &n.to_be_bytes());
+            sim.settle();
+            sim.run(SECOND);
+        }
+        let expected: Vec<Vec<u8>> = (0..600u32).map(|n| n.to_be_bytes().to_vec()).collect();
+        assert_eq!(sim.programs.datagrams, expected);
+        let initiations = sim
+            .trace
+            .iter()
+            .filter(|sent| sent.to_gateway && sent.len == 148)
+            .count();
+        assert!((5..=9).contains(&initiations), "{initiations}");
+    }
+}
+
+#[test]
+fn an_idle_hour_keeps_the_session() {
+    let mut sim = Sim::new(Setup::new(13));
+    sim.run(SECOND);
+    sim.events.clear();
+    sim.run(800 * SECOND);
+    assert_eq!(sim.events, []);
+    assert_transfer(&mut sim, 10_000, SECOND);
+}
+
+#[test]
+fn forged_and_repeated_datagrams_change_nothing() {
+    let mut sim = Sim::new(Setup::udp_only(14));
+    let flow = sim.programs.transfer(ECHO, 2_000_000, sim.now);
+    sim.settle();
+    for round in 0..50u8 {
+        sim.run(Duration::from_millis(20));
+        let overheard: Vec<Vec<u8>> = sim
+            .overheard
+            .iter()
+            .rev()
+            .take(20)
+            .map(|(_, bytes)| bytes.clone())
+            .collect();
+        for mut datagram in overheard {
+            sim.attack_gateway("192.0.2.66:666", &datagram);
+            sim.attack_client(&datagram);
+            let at = usize::from(round) * 7 % datagram.len();
+            datagram[at] ^= 1 << (round % 8);
+            sim.attack_gateway("192.0.2.66:666", &datagram);
+            sim.attack_client(&datagram);
+        }
+    }
+    sim.run_until(60 * SECOND, "the whole stream", |sim| {
+        sim.programs.transferred(flow).finished
+    });
+    assert_eq!(sim.events.len(), 1, "{:?}", sim.events);
+    assert_eq!(sim.programs.unasked, 0);
+}
+
+#[test]
+fn a_black_hole_is_noticed_within_15_seconds() {
+    for setup in [Setup::new(15), Setup::udp_only(15), Setup::api_only(15)] {
+        for busy in [false, true] {
+            let mut sim = Sim::new(setup.clone());
+            sim.run(30 * SECOND);
+            sim.setup.udp.cut(true);
+            sim.setup.api.cut = true;
+            if busy {
+                sim.programs.send_udp(ECHO, b"anybody there?");
+                sim.settle();
+            }
+            sim.run_until(15 * SECOND, "quiet", |sim| {
+                sim.told(&Event::Quiet).is_some()
+            });
+            sim.setup.udp.cut(false);
+            sim.setup.api.cut = false;
+            sim.run_until(35 * SECOND, "the old session", established_again);
+            assert_transfer(&mut sim, 10_000, 10 * SECOND);
+        }
+    }
+}
+
+fn established_again(sim: &Sim) -> bool {
+    sim.events.iter().rev().find_map(|(_, event)| match event {
+        Event::Established { .. } => Some(true),
+        Event::Quiet => Some(false),
+        _ => None,
+    }) == Some(true)
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let run = |seed| {
+        let mut sim = Sim::new(Setup {
+            udp: rough(),
+            ..Setup::new(seed)
+        });
+        let flow = sim.programs.transfer(ECHO, 200_000, sim.now);
+        sim.programs.ask("echo", 1);
+        sim.settle();
+        sim.run(20 * SECOND);
+        sim.setup.udp.cut(true);
+        sim.run(20 * SECOND);
+        assert!(sim.programs.transferred(flow).finished);
+        (sim.trace, sim.events)
+    };
+    let (trace, events) = run(16);
+    assert!(trace.len() > 300);
+    assert_eq!(run(16), (trace.clone(), events));
+    assert_ne!(run(17).0, trace);
+}

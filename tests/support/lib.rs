@@ -1,0 +1,13 @@
+//! What the tests share: a real cluster, laptops to run `kvpn` on, and ways to look at both from outside.
+//!
+//! Nothing here decides what is right: that stands in the tests.
+
+pub mod cluster;
+pub mod flow;
+pub mod fuzz_targets;
+pub mod gateway;
+pub mod laptop;
+pub mod outcome;
+pub mod rogue;
+pub mod settings;
+pub mod table;
