@@ -1,0 +1,84 @@
+# What developers and CI run. `make` alone lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.SILENT:
+
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+IMAGE := kvpn/gateway:$(VERSION)
+IMAGE_TAR := target/kvpn-gateway.tar
+CLUSTER := tests/cluster
+TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kvpn-tools
+export PATH := $(PATH):$(TOOLS)/bin
+# What the tests and the demo run.
+export KVPN_BIN ?= $(CURDIR)/target/debug/kvpn
+export KVPN_IMAGE_TAR ?= $(CURDIR)/$(IMAGE_TAR)
+
+.PHONY: help
+help: ## this list
+	sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+.PHONY: build
+build: ## the client, for development (target/debug/kvpn)
+	cargo build --locked -p kvpn-client
+
+.PHONY: image
+image: ## the gateway's image, kvpn/gateway:VERSION, into target/kvpn-gateway.tar
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release -p kvpn-gateway --target $(HOST)
+	rm -rf target/image && mkdir -p target/image
+	cp target/$(HOST)/release/kvpn-gateway target/image/
+	gateway/image.sh -o $(IMAGE_TAR) -r docker.io/$(IMAGE) -u 65532:65532 -e /kvpn-gateway target/image
+
+.PHONY: demo
+demo: ## the way into a cluster, shown: on the test cluster, or on KUBECONFIG's
+	$(CLUSTER)/demo.sh
+
+.PHONY: test
+test: test-fast test-cluster ## every test; the cluster's need root and build a real Kubernetes the first time
+
+.PHONY: test-fast
+test-fast: ## unit tests, simulator, fuzz corpora, namespaces, arrows: no Kubernetes
+	cargo test --locked --workspace --exclude kvpn
+	cargo test --locked -p kvpn --lib $(FAST_TESTS)
+
+.PHONY: test-cluster
+test-cluster: build image cluster ## the tests on a real Kubernetes (or KVPN_TEST_KUBECONFIG's)
+	cargo test --locked --test cluster
+
+# Everything in tests/ but the cluster's.
+FAST_TESTS = $(foreach t,$(filter-out cluster,$(basename $(notdir $(wildcard tests/*.rs)))),--test $(t))
+
+.PHONY: cluster
+cluster: ## starts the test cluster, if it is not up (make cluster-down ends it)
+	if [ -z "$$KVPN_TEST_KUBECONFIG" ]; then $(CLUSTER)/build.sh && { $(CLUSTER)/up.sh || [ $$? = 3 ]; }; fi
+
+.PHONY: cluster-down
+cluster-down: ## ends the test cluster
+	$(CLUSTER)/down.sh
+
+.PHONY: check
+check: tools ## format, lints, docs, licences and duplicates, unused dependencies, shell scripts
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --document-private-items
+	cargo deny --offline check bans licenses sources
+	cargo machete
+	shellcheck $$(git ls-files '*.sh') $(CLUSTER)/k $(CLUSTER)/enter .ci/run
+
+.PHONY: tools
+tools: # what check needs, into the cache
+	for t in cargo-deny cargo-machete; do \
+	  command -v $$t >/dev/null || { echo "installing $$t (once)"; \
+	    cargo install --quiet --locked --no-default-features --root $(TOOLS) --target-dir $(TOOLS)/build $$t; } || exit; done
+	rm -rf $(TOOLS)/build
+	command -v shellcheck >/dev/null || { echo 'shellcheck is missing: apt-get install shellcheck' >&2; exit 1; }
+
+.PHONY: bench
+bench: image ## throughput, latency, memory, sizes, beside kubectl port-forward on the test cluster
+	cargo build --locked --release -p kvpn-client
+	$(MAKE) cluster
+	KVPN_BIN=$(CURDIR)/target/release/kvpn benches/cluster.sh
+
+.PHONY: cross-check
+cross-check: ## type-checks the packages without IO for Windows and macOS
+	tests/cross/check.sh
