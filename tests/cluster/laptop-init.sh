@@ -16,13 +16,13 @@ mkdir "$D"/disk/{upper,work,root}
 [ "$RESOLVER" != resolved ] || cp -a "$KIT/laptop/." "$D/disk/upper/"
 r=$D/disk/root
 mount -t overlay -o "lowerdir=/,upperdir=$D/disk/upper,workdir=$D/disk/work" laptop "$r"
-# Other file systems do not shine through the overlay; the checkout and the cache may lie on one.
-for d in "$CHECKOUT" "$CACHE"; do mkdir -p "$r$d"; mount --rbind "$d" "$r$d"; done
 mkdir -p "$r"/{proc,sys,run,tmp,dev}
 mount -t proc proc "$r/proc"
 mount -t sysfs sysfs "$r/sys"
 mount -t tmpfs -o mode=755 run "$r/run"
 mount -t tmpfs -o mode=1777 tmp "$r/tmp"
+# Other file systems do not shine through the overlay; the checkout and the cache may lie on one, or below /tmp.
+for d in "$CHECKOUT" "$CACHE"; do mkdir -p "$r$d"; mount --rbind "$d" "$r$d"; done
 mount -t tmpfs -o mode=755 dev "$r/dev"
 for n in null zero full random urandom tty; do touch "$r/dev/$n"; mount --bind "/dev/$n" "$r/dev/$n"; done
 mkdir -p "$r"/dev/{net,pts,shm}
