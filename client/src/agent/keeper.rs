@@ -91,16 +91,9 @@ impl Keeper {
     }
 
     async fn open_api(&mut self) {
-        if self.start.carrier == Carrier::Udp {
-            return;
-        }
-        match tokio::time::timeout(
-            ATTEMPT_LIMIT,
-            self.cluster.forward(&self.gateway, API_CARRIER_PORT),
-        )
-        .await
-        {
-            Ok(Ok(stream)) => {
+        match tokio::time::timeout(ATTEMPT_LIMIT, self.api(&self.gateway)).await {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(stream))) => {
                 self.driver.tell(Command::Api(stream)).await;
                 // The gateway may have restarted in its place, and know the session no more.
                 self.renewed().await;
