@@ -53,6 +53,13 @@ struct Lent {
     covered: usize,
 }
 
+impl Default for Coalescer {
+    /// A queue without room, to stand in for another for a moment; takes no memory.
+    fn default() -> Self {
+        Self::new(0, 0, Abilities::default())
+    }
+}
+
 impl Coalescer {
     /// A queue for at most `max_packets` packets or super-packets and `max_bytes` bytes. The slab is reserved at once; the
     /// operating system gives it pages as they are touched.

@@ -133,7 +133,12 @@ impl Client {
         let mut packets = Vec::new();
         let mut datagrams = Vec::new();
         while let Some(transmit) = gateway.poll_transmit(self.now) {
-            datagrams.push((transmit.path, transmit.payload.to_vec()));
+            let path = transmit.path;
+            datagrams.extend(
+                transmit
+                    .datagrams()
+                    .map(|datagram| (path, datagram.to_vec())),
+            );
         }
         for (path, datagram) in datagrams {
             let mut out = vec![0; datagram.len() + 200];
