@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 
 use kvpn_client_core::{CarrierChoice, ClientState, Config, Event, Names, Path};
 use kvpn_gateway_core::{
-    Config as GatewayConfig, GatewayState, KernelFamilies, Limits, Path as ClientPath, StreamId,
+    Config as GatewayConfig, GatewayState, KernelFamilies, Limits, Path as ClientPath, Shard,
+    StreamId,
 };
 use kvpn_wire::control::{ClusterFacts, CreateSession, SessionGrant, VERSION};
 use kvpn_wire::offload::Segmentation;
@@ -478,6 +479,7 @@ fn gateway(setup: &Setup, generation: u8, now: Instant) -> GatewayState {
         datapath_note: None,
         udp_port: kvpn_wire::WIREGUARD_PORT,
         udp_endpoints: Vec::new(),
+        shard: Shard::default(),
         limits: Limits::default(),
     };
     GatewayState::new(config, now)
