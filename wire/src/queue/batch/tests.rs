@@ -40,7 +40,7 @@ fn equal_neighbours_come_out_together() {
             ('b', vec![10, 10]),
         ]
     );
-    assert!(queue.is_empty() && queue.len() == 0);
+    assert_eq!((queue.is_empty(), queue.len()), (true, 0));
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn refusals_are_counted_by_datagrams_and_by_bytes() {
     assert!(!queue.push((), &[3; 1]));
     assert_eq!((queue.len(), queue.dropped()), (2, 2));
     queue.clear();
-    assert!(queue.is_empty() && queue.len() == 0);
+    assert_eq!((queue.is_empty(), queue.len()), (true, 0));
     assert!(queue.push((), &[4; 10]));
     assert!(!queue.push_with((), 1, |_| unreachable!("there is no room")));
     assert_eq!(queue.dropped(), 3);
