@@ -207,6 +207,26 @@ fn a_super_packet_of_one_segment_is_a_packet() {
 }
 
 #[test]
+fn more_datagrams_than_a_tun_takes_become_several_super_packets() {
+    let packet = udp_packet(v6(), &bytes(1, 10_001));
+    let segmentation = Segmentation::Udp { size: 100 };
+    let segments = split_all(Split::new(&packet, segmentation).unwrap());
+    for in_place in [true, false] {
+        let mut queue = Coalescer::new(1 << 16, 200, ALL);
+        if in_place {
+            queue.space(packet.len()).unwrap().copy_from_slice(&packet);
+            assert!(queue.commit_super(packet.len(), segmentation));
+        } else {
+            assert!(queue.push_super(&packet, segmentation));
+        }
+        let supers = pop_all(&mut queue);
+        let sizes: Vec<usize> = supers.iter().map(|(packet, _)| packet.len()).collect();
+        assert_eq!(sizes, [48 + 6400, 48 + 3601]);
+        assert_eq!(apart(&supers), segments);
+    }
+}
+
+#[test]
 fn a_malformed_super_packet_is_refused() {
     let packet = &train(v4(), &[1000])[0];
     let mut queue = Coalescer::new(1 << 16, 8, ALL);
