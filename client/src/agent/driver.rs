@@ -430,3 +430,6 @@ impl Driver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
