@@ -8,18 +8,13 @@ use std::fmt;
 use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::AsFd;
 
-use kvpn_wire::offload::virtio::VirtioHeader;
-use kvpn_wire::offload::{Abilities, Segmentation};
+use kvpn_wire::offload::virtio::{self, HEADER};
+use kvpn_wire::offload::{Abilities, MAX_PACKET, Segmentation};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::os::set_tun_offload;
 
-/// The longest packet that a TUN gives or takes, in bytes: what the length fields of IP can say.
-pub const MAX_PACKET: usize = 65_535;
-
-/// Bytes of a virtio-net header.
-const HEADER: usize = 10;
 /// `TUN_F_` features of `linux/if_tun.h`: unfinished checksums, TCP segmentation of both families and with ECN.
 const CHECKSUM_AND_TCP: u32 = 0x01 | 0x02 | 0x04 | 0x08;
 /// UDP segmentation of both families (Linux 6.2).
@@ -121,7 +116,7 @@ impl Packets {
         let Some((header, packet)) = self.buffer[..length].split_first_chunk_mut::<HEADER>() else {
             return Err(ErrorKind::InvalidData.into());
         };
-        match VirtioHeader::read(header, packet) {
+        match virtio::read(header, packet) {
             Ok(segmentation) => Ok((packet, segmentation)),
             Err(_malformed) => Err(ErrorKind::InvalidData.into()),
         }
@@ -145,7 +140,7 @@ impl Packets {
             rustix::io::write(tun, packet)?;
             return Ok(());
         }
-        let header = VirtioHeader::write(packet, segmentation);
+        let header = virtio::write(packet, segmentation);
         rustix::io::writev(tun, &[IoSlice::new(&header), IoSlice::new(packet)])?;
         Ok(())
     }
