@@ -30,7 +30,7 @@ fn serve(link: &Link, mut connection: &UnixStream) -> std::io::Result<()> {
             Ok(()) => String::new(),
             Err(why) => format!("error {why}\n"),
         };
-        write!(connection, "{complaint}{}.\n", state(link))?;
+        writeln!(connection, "{complaint}{}.", state(link))?;
     }
     Ok(())
 }
