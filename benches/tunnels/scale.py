@@ -2,6 +2,7 @@
 quiet one."""
 
 import json
+import resource
 import subprocess
 
 import measure
@@ -12,6 +13,8 @@ from lanes import GATEWAY, POD, Failed
 PEERS = (1000, 10_000)
 FLOWS = (1000, 20_000)
 NOISE_SECONDS = 4
+# Descriptors for all but the connections.
+SPARE = 500
 
 
 class Crowded(peers.KvpnUserspace):
@@ -23,13 +26,14 @@ class Program:
     """A step-by-step kvpn-bench command: a JSON line a step, a newline from us for the next."""
 
     def __init__(self, way, *words):
-        self.process = way.lane.start(way.lane.laptop, peers.PROGRAMS / "kvpn-bench", *words,
-                                      stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.log = peers.log_path(way.lane, words[0])
+        self.process = way.lane.start(way.lane.laptop, peers.PROGRAMS / "kvpn-bench", *words, stdin=subprocess.PIPE,
+                                      stdout=subprocess.PIPE, stderr=open(self.log, "wb"))
 
     def step(self):
         line = self.process.stdout.readline()
         if not line:
-            raise Failed(f"{self.process.args[5]} ended early")
+            raise Failed(f"kvpn-bench {self.process.args[5]} ended early: {self.log.read_text()[-500:]}")
         return json.loads(line)
 
     def go_on(self):
@@ -39,12 +43,23 @@ class Program:
 
 def run(options):
     samples = report.Samples(options.output)
+    most = raise_file_limit() - SPARE
     for count in PEERS:
         crowd(samples, count)
     for count in FLOWS:
-        flows(samples, count)
+        flows(samples, min(count, most))
     noise(samples)
     report.write(samples, "idle", options.output)
+
+
+def raise_file_limit():
+    """A connection is a descriptor in every process here; how many there may be."""
+    wanted = max(FLOWS) + SPARE
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+    except ValueError:
+        pass
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
 def crowd(samples, count):
