@@ -40,6 +40,7 @@ test: test-fast test-cluster ## every test; the cluster's need root and build a 
 test-fast: ## unit tests, simulator, fuzz corpora, namespaces, arrows: no Kubernetes
 	cargo test --locked --workspace --exclude kvpn
 	cargo test --locked -p kvpn --lib $(FAST_TESTS)
+	python3 -m unittest discover -s benches/tunnels -q
 
 .PHONY: test-cluster
 test-cluster: build image cluster ## the tests on a real Kubernetes (or KVPN_TEST_KUBECONFIG's)
@@ -100,6 +101,11 @@ bench-scale: bench-programs ## a gateway with 10,000 peers, 20,000 connections, 
 bench-cores: ## the cores and both WireGuard libraries on canned packets (criterion)
 	cargo bench --locked -p kvpn
 	cd benches/library && cargo bench --locked
+
+.PHONY: bench-profile
+bench-profile: ## where the cycles of both tunnel ends go (perf)
+	cargo build --locked --profile profiling -p kvpn-gateway -p kvpn-bench
+	KVPN_BENCH_PROGRAMS=$(CURDIR)/target/profiling python3 benches/tunnels profile
 
 .PHONY: bench-programs
 bench-programs:

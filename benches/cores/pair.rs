@@ -9,6 +9,7 @@ use kvpn_gateway_core::{
     Path as ClientPath,
 };
 use kvpn_wire::control::{ClusterFacts, CreateSession, VERSION};
+use kvpn_wire::offload::Segmentation;
 use kvpn_wire::packet::build;
 use kvpn_wire::wireguard::PrivateKey;
 
@@ -69,7 +70,8 @@ impl Pair {
     /// `count` datagrams from the laptop's TUN to the gateway's; how many arrived.
     pub(crate) fn datagrams(&mut self, count: usize) -> usize {
         for _ in 0..count {
-            self.client.handle_tun_packet(&self.packet, self.now);
+            self.client
+                .handle_tun_packet(&self.packet, Segmentation::Whole, self.now);
         }
         self.exchange();
         let mut arrived = 0;
@@ -131,13 +133,13 @@ impl Pair {
         while let Some(transmit) = self.client.poll_transmit() {
             let from = ClientPath::Udp(LAPTOP.into());
             self.gateway
-                .handle_datagram(from, transmit.payload, self.now);
+                .handle_datagrams(from, transmit.payload, transmit.segment, self.now);
             any = true;
         }
         while let Some(transmit) = self.gateway.poll_transmit(self.now) {
             let from = Path::Udp(GATEWAY.into());
             self.client
-                .handle_datagram(from, transmit.payload, self.now);
+                .handle_datagrams(from, transmit.payload, transmit.segment, self.now);
             any = true;
         }
         any

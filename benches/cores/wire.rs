@@ -1,4 +1,4 @@
-//! `make bench-cores`: what a packet costs in `kvpn-wire`: sealed, opened, looked at, summed, framed.
+//! `make bench-cores`: what a packet costs in `kvpn-wire`: sealed, opened, looked at, summed, framed, cut and joined.
 
 use std::hint::black_box;
 use std::net::SocketAddr;
@@ -6,11 +6,17 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use kvpn_wire::frame::{self, Deframer};
-use kvpn_wire::packet::{FiveTuple, Ip, build, checksum};
+use kvpn_wire::offload::{Abilities, Coalescer, Segmentation, Split};
+use kvpn_wire::packet::build::Segment;
+use kvpn_wire::packet::{FiveTuple, Ip, TcpFlags, build, checksum};
 use kvpn_wire::wireguard::{Opened, PrivateKey, Sealed, Tunnel, TunnelConfig};
 
 /// Bytes of an inner packet: a bare acknowledgement, a full one, what the `api` carrier may hold.
 const SIZES: [usize; 3] = [64, 1360, 8912];
+
+/// Payload of a segment, and how many make a super-packet.
+const MSS: usize = 1320;
+const SEGMENTS: usize = 49;
 
 /// Room for any datagram here.
 const ROOM: usize = 16 << 10;
@@ -102,7 +108,7 @@ fn open(criterion: &mut Criterion) {
                     let start = now();
                     let opened = gateway.open(&datagram[..length], None, &mut out, at);
                     spent += start.elapsed();
-                    assert_eq!(opened, Opened::Packet(size));
+                    assert!(matches!(opened, Opened::Packet { len, .. } if len == size));
                 }
                 spent
             });
@@ -154,5 +160,64 @@ fn frames(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, seal, open, look, frames);
+/// A TCP super-packet as a TUN gives it: as many full segments as 64 KiB hold.
+fn super_packet() -> Vec<u8> {
+    let payload = vec![7; SEGMENTS * MSS];
+    let segment = Segment {
+        sequence: 1,
+        acknowledgement: 1,
+        flags: TcpFlags::ACK.with(TcpFlags::PSH),
+        window: 500,
+        options: &[],
+        payload: &payload,
+    };
+    let mut packet = vec![0; 40 + payload.len()];
+    let source = SocketAddr::from(([198, 19, 0, 2], 4000));
+    let target = SocketAddr::from(([10, 244, 1, 7], 8080));
+    build::tcp(source, target, &segment, &mut packet).expect("it fits");
+    packet
+}
+
+fn offload(criterion: &mut Criterion) {
+    let whole = super_packet();
+    let segmentation = Segmentation::Tcp { size: MSS as u16 };
+    let mut group = criterion.benchmark_group("super-packet of 49 segments");
+    group.throughput(Throughput::Bytes(whole.len() as u64));
+    let mut out = [0; 2048];
+    group.bench_function("split", |bencher| {
+        bencher.iter(|| {
+            let mut split = Split::new(&whole, segmentation).expect("it can be cut");
+            let mut count = 0;
+            while let Some(length) = split.next(&mut out) {
+                black_box(&out[..length]);
+                count += 1;
+            }
+            assert_eq!(count, SEGMENTS);
+        });
+    });
+    let mut packets = Vec::new();
+    let mut split = Split::new(&whole, segmentation).expect("it can be cut");
+    while let Some(length) = split.next(&mut out) {
+        packets.push(out[..length].to_vec());
+    }
+    let abilities = Abilities {
+        tcp: true,
+        udp: true,
+    };
+    let mut coalescer = Coalescer::new(1 << 20, 1024, abilities);
+    group.bench_function("coalesce", |bencher| {
+        bencher.iter(|| {
+            for packet in &packets {
+                let space = coalescer.space(packet.len()).expect("there is room");
+                space[..packet.len()].copy_from_slice(packet);
+                coalescer.commit(packet.len());
+            }
+            let (joined, _) = coalescer.pop().expect("something was queued");
+            assert_eq!(joined.len(), whole.len());
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, seal, open, look, frames, offload);
 criterion_main!(benches);

@@ -4,6 +4,7 @@
     python3 benches/tunnels compare [--cells 0/0,20/0.1] [--rounds 3] [--seconds 4] [--peers wggo,kkernel] [--only tcp,latency]
     python3 benches/tunnels integrity [--size 10GiB]
     python3 benches/tunnels scale
+    python3 benches/tunnels profile
 """
 
 import argparse
@@ -16,10 +17,13 @@ from pathlib import Path
 import compare
 import integrity
 import peers
+import profile_tunnels
 import scale
 from lanes import Failed
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
+
+COMMANDS = {"compare": compare.run, "integrity": integrity.run, "scale": scale.run, "profile": profile_tunnels.profile}
 
 
 def parse():
@@ -41,6 +45,10 @@ def parse():
     command.add_argument("--output", type=Path, default=RESULTS / "integrity")
     command = commands.add_parser("scale", help="a gateway with many peers and flows")
     command.add_argument("--output", type=Path, default=RESULTS / "scale")
+    command = commands.add_parser("profile", help="where the cycles of both tunnel ends go (perf)")
+    command.add_argument("--peers", default="kkernel,kuser")
+    command.add_argument("--seconds", type=int, default=5)
+    command.add_argument("--output", type=Path, default=RESULTS / "profile")
     return parser.parse_args()
 
 
@@ -52,7 +60,7 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     start = time.monotonic()
     try:
-        {"compare": compare.run, "integrity": integrity.run, "scale": scale.run}[options.command](options)
+        COMMANDS[options.command](options)
     except (Failed, peers.Skipped) as error:
         sys.exit(f"tunnels: {error}")
     print(f"took {time.monotonic() - start:.0f} s", file=sys.stderr)

@@ -51,10 +51,10 @@ pub async fn run(
     let tun = open_tun(&settings).await?;
     let (outlets, mut news) = driver::outlets();
     let state = ClientState::new(config(settings), now());
-    let (driver, handle) = Driver::new(state, UdpCarrier::open(), outlets);
+    let (driver, handle) = Driver::new(state, UdpCarrier::open(true), outlets);
     let driving = tokio::spawn(tokio::task::unconstrained(driver.run()));
     let descriptor = tun.descriptor().try_clone_to_owned()?;
-    handle.tell(Command::Tun(descriptor)).await;
+    handle.tell(Command::Tun(descriptor, tun.offload())).await;
     tokio::time::timeout(HANDSHAKE_LIMIT, established(&mut news.occurrence_rx))
         .await
         .context("the gateway does not answer on UDP")??;
@@ -75,7 +75,7 @@ pub async fn run(
 
 /// The TUN, up, with the session's addresses and routes.
 async fn open_tun(settings: &Settings) -> anyhow::Result<SystemTun> {
-    let tun = SystemTun::create(&settings.interface)?;
+    let tun = SystemTun::create(&settings.interface, true)?;
     let link = tun.index()?;
     let routes = SystemRoutes::open()?;
     let blocks = settings.grant.addresses.iter();

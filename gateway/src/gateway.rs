@@ -116,13 +116,16 @@ impl Gateway {
         let listen = &settings.options.listen;
         let control = listen_on(loopback(listen.control_port), "the control API").await?;
         let health = listen_on_all(listen.health_port, "health and metrics").await?;
-        let (kernel, note) = Kernel::open(settings.options.datapath).await;
-        let parts = Parts::open(loopback(listen.carrier_port), listen.udp_port, kernel)?;
+        let (kernel, note) =
+            Kernel::open(settings.options.datapath, settings.options.offload).await;
+        let offload = settings.options.offload.is_on();
+        let carrier = loopback(listen.carrier_port);
+        let parts = Parts::open(carrier, listen.udp_port, kernel, offload)?;
         let (udp, carrier) = (parts.udp_address()?, parts.carrier_address()?);
         let (commands, receiver) = Commands::new(parts.waker()?);
         let (connections_tx, connections) = http::control_connections();
         let config = settings.core(parts.kernel_families(), note, udp.port());
-        announce(&config);
+        announce(&config, &parts.offload());
         let (alive, ended) = oneshot::channel();
         let driver = std::thread::Builder::new()
             .name("driver".into())
@@ -171,7 +174,7 @@ impl Gateway {
     }
 }
 
-fn announce(config: &Config) {
+fn announce(config: &Config, offload: &str) {
     let datapath = if config.kernel.any() {
         Datapath::Kernel
     } else {
@@ -179,6 +182,7 @@ fn announce(config: &Config) {
     };
     tracing::info!(
         %datapath,
+        offload,
         note = config.datapath_note,
         ping = config.cluster.ping,
         udp = config.udp_port,

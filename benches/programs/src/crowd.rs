@@ -167,7 +167,7 @@ impl Crowd {
                 self.begin(number)?;
                 Ok(0)
             }
-            Opened::Packet(_)
+            Opened::Packet { .. }
             | Opened::Keepalive
             | Opened::Reply(_)
             | Opened::Challenge(_)

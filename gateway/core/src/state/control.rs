@@ -209,6 +209,7 @@ impl GatewayState {
             mtu: TUNNEL_MTU as u16,
             datapath,
             datapath_note: config.datapath_note.clone(),
+            offload: None,
             udp_port: config.udp_port,
             udp_endpoints: config.udp_endpoints.clone(),
             cluster: config.cluster.clone(),
