@@ -62,6 +62,16 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
         "a shell around its own core; the client is reached over the wire only",
     ),
     (
+        "kvpn-delaylink",
+        &[],
+        "it impairs a link and knows nothing of what crosses it",
+    ),
+    (
+        "kvpn-bench",
+        &["kvpn-client", "kvpn-wire"],
+        "it measures the client's data path from outside; the gateway runs as a program, as in its pod",
+    ),
+    (
         "kvpn",
         &[
             "kvpn-client-core",
