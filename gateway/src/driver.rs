@@ -283,6 +283,7 @@ impl Driver {
                 }
             }
         }
+        self.udp.watch(self.poll.registry());
         self.api.flush(&mut self.state);
         sent
     }

@@ -7,6 +7,7 @@ mod api;
 mod handle;
 mod tun;
 mod udp;
+mod watch;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -209,7 +210,6 @@ impl Driver {
                 return Poll::Ready(());
             };
             let held_back = self.is_congested();
-            self.udp.flush(cx);
             let received = self.receive(cx);
             let timed = self.fire_timer();
             self.drain(cx);
@@ -323,7 +323,7 @@ impl Driver {
             unsent += length;
             if unsent >= TUN_BYTES {
                 unsent = 0;
-                self.transmit();
+                self.transmit(cx);
             }
         }
         reads > 0
@@ -365,7 +365,7 @@ impl Driver {
 
     /// Takes out everything that the state wants done.
     fn drain(&mut self, cx: &mut Context<'_>) {
-        self.transmit();
+        self.transmit(cx);
         self.write_tun();
         if let Some(Err(error)) = self.api.as_mut().map(|api| api.flush(cx)) {
             self.lose_api(&error);
@@ -376,22 +376,32 @@ impl Driver {
     }
 
     /// Sends what is to be sent, as far as the sockets take it.
-    fn transmit(&mut self) {
+    fn transmit(&mut self, cx: &mut Context<'_>) {
+        loop {
+            self.udp.flush(cx);
+            if self.udp.is_blocked() || !self.transmit_next() {
+                return;
+            }
+        }
+    }
+
+    /// Whether there was something.
+    fn transmit_next(&mut self) -> bool {
         let Self {
             state, udp, api, ..
         } = self;
-        while !udp.is_blocked()
-            && let Some(transmit) = state.poll_transmit()
-        {
-            let lost = match transmit.path {
-                Path::Udp(to) => u64::from(!udp.send(to, transmit.payload, transmit.segment)),
-                Path::Api => transmit.datagrams().fold(0, |lost, datagram| {
-                    let queued = api.as_mut().is_some_and(|api| api.queue(datagram));
-                    lost + u64::from(!queued)
-                }),
-            };
-            self.unsent += lost;
-        }
+        let Some(transmit) = state.poll_transmit() else {
+            return false;
+        };
+        let lost = match transmit.path {
+            Path::Udp(to) => u64::from(!udp.send(to, transmit.payload, transmit.segment)),
+            Path::Api => transmit.datagrams().fold(0, |lost, datagram| {
+                let queued = api.as_mut().is_some_and(|api| api.queue(datagram));
+                lost + u64::from(!queued)
+            }),
+        };
+        self.unsent += lost;
+        true
     }
 
     /// Hands the TUN what is for programs.
