@@ -34,11 +34,11 @@ struct Fields {
     checksum_offset: u16,
 }
 
-/// Reads what the kernel says about a packet. Afterwards an ordinary packet has complete checksums, and a super-packet is fit for
-/// [`Split::new`](super::Split::new).
+/// Reads what the kernel says about a packet. Afterwards an ordinary packet has complete checksums, and a super-packet is
+/// fit for [`Split::new`](super::Split::new).
 ///
-/// A super-packet of one segment becomes an ordinary packet. `hdr_len` is only a hint in Linux (a forwarded packet's may cover more than its headers),
-/// so it is not used. ECN (CWR on the first segment) is what a split does anyway.
+/// A super-packet of one segment becomes an ordinary packet. `hdr_len` is only a hint in Linux (a forwarded packet's may
+/// cover more than its headers), so it is not used. ECN (CWR on the first segment) is what a split does anyway.
 pub fn read(header: &[u8; HEADER], packet: &mut [u8]) -> Result<Segmentation, Malformed> {
     let fields = Fields::read(header);
     if usize::from(fields.header_len) > packet.len() || packet.len() > MAX_PACKET {
