@@ -20,6 +20,11 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
         "it terminates flows for whoever asks, gateway or client",
     ),
     (
+        "kvpn-io",
+        &["kvpn-wire"],
+        "it moves bytes for both shells and knows neither",
+    ),
+    (
         "kvpn-client-core",
         &["kvpn-netstack", "kvpn-wire"],
         "a state machine that the simulator runs; it must not see the shell, the gateway or Kubernetes",
@@ -36,18 +41,35 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "kvpn-client",
-        &["kvpn-client-core", "kvpn-k8s", "kvpn-netstack", "kvpn-wire"],
+        &[
+            "kvpn-client-core",
+            "kvpn-io",
+            "kvpn-k8s",
+            "kvpn-netstack",
+            "kvpn-wire",
+        ],
         "a shell around its own core; the gateway is reached over the wire only",
     ),
     (
         "kvpn-gateway",
         &[
             "kvpn-gateway-core",
+            "kvpn-io",
             "kvpn-k8s",
             "kvpn-netstack",
             "kvpn-wire",
         ],
         "a shell around its own core; the client is reached over the wire only",
+    ),
+    (
+        "kvpn-delaylink",
+        &[],
+        "it impairs a link and knows nothing of what crosses it",
+    ),
+    (
+        "kvpn-bench",
+        &["kvpn-client", "kvpn-wire"],
+        "it measures the client's data path from outside; the gateway runs as a program, as in its pod",
     ),
     (
         "kvpn",
@@ -116,6 +138,11 @@ const SOLE_IMPORTER: &[(&str, &str, &str)] = &[
         "names are decided in one place",
     ),
     (
+        "quinn-udp",
+        "kvpn-io",
+        "batches of datagrams are one thing for both shells",
+    ),
+    (
         "zbus",
         "kvpn-client",
         "operating system backends belong to the client's shell",
@@ -145,7 +172,7 @@ struct Package {
 /// of all packages that are built for any of them.
 fn metadata() -> anyhow::Result<(Vec<Package>, BTreeSet<String>)> {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version=1", "--locked", "--offline"])
+        .args(["metadata", "--format-version=1", "--locked"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .context("cargo metadata")?;

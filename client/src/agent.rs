@@ -307,6 +307,7 @@ fn first_report(start: &Start, name: &SessionName, holder: &Holder) -> SessionRe
         gateway: None,
         carrier: None,
         carriers: Vec::new(),
+        offload: None,
         network: None,
         traffic: TrafficReport::default(),
         notes: Vec::new(),

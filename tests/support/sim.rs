@@ -17,9 +17,11 @@ use std::time::{Duration, Instant};
 
 use kvpn_client_core::{CarrierChoice, ClientState, Config, Event, Names, Path};
 use kvpn_gateway_core::{
-    Config as GatewayConfig, GatewayState, KernelFamilies, Limits, Path as ClientPath, StreamId,
+    Config as GatewayConfig, GatewayState, KernelFamilies, Limits, Path as ClientPath, Shard,
+    StreamId,
 };
 use kvpn_wire::control::{ClusterFacts, CreateSession, SessionGrant, VERSION};
+use kvpn_wire::offload::Segmentation;
 use kvpn_wire::wireguard::PrivateKey;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -382,10 +384,11 @@ impl Sim {
     fn settle_once(&mut self) -> bool {
         let mut moved = false;
         while let Some(packet) = self.programs.poll_packet() {
-            self.client.handle_tun_packet(&packet, self.now);
+            self.client
+                .handle_tun_packet(&packet, Segmentation::Whole, self.now);
             moved = true;
         }
-        while let Some(packet) = self.client.poll_packet() {
+        while let Some((packet, _)) = self.client.poll_packet() {
             self.programs.handle_packet(packet, self.now);
             moved = true;
         }
@@ -447,14 +450,15 @@ impl Sim {
                     Some(ClientPath::Udp(self.setup.translated(candidate, self.nat)))
                 }
             };
-            let datagram = transmit.payload.to_vec();
-            self.overheard.push_back((transmit.path, datagram.clone()));
-            outgoing.push(Outgoing {
-                path: transmit.path,
-                to_gateway: true,
-                seen_as,
-                datagram,
-            });
+            for datagram in transmit.datagrams().map(<[u8]>::to_vec) {
+                self.overheard.push_back((transmit.path, datagram.clone()));
+                outgoing.push(Outgoing {
+                    path: transmit.path,
+                    to_gateway: true,
+                    seen_as,
+                    datagram,
+                });
+            }
         }
         self.overheard
             .drain(..self.overheard.len().saturating_sub(1000));
@@ -473,13 +477,14 @@ impl Sim {
                 }
             };
             let seen_as = arrives.then_some(transmit.path);
-            let datagram = transmit.payload.to_vec();
-            outgoing.push(Outgoing {
-                path,
-                to_gateway: false,
-                seen_as,
-                datagram,
-            });
+            for datagram in transmit.datagrams().map(<[u8]>::to_vec) {
+                outgoing.push(Outgoing {
+                    path,
+                    to_gateway: false,
+                    seen_as,
+                    datagram,
+                });
+            }
         }
         outgoing
     }
@@ -529,6 +534,7 @@ fn gateway(setup: &Setup, generation: u8, now: Instant) -> GatewayState {
         datapath_note: None,
         udp_port: kvpn_wire::WIREGUARD_PORT,
         udp_endpoints: Vec::new(),
+        shard: Shard::default(),
         limits: Limits::default(),
     };
     GatewayState::new(config, now)

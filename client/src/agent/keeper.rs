@@ -134,8 +134,8 @@ impl Keeper {
 
     /// Whether the gateway answers on the path in use.
     async fn works(&self) -> bool {
-        let status = self.driver.status().await;
-        status.is_some_and(|status| status.established)
+        let reading = self.driver.status().await;
+        reading.is_some_and(|reading| reading.status.established)
     }
 
     /// Finds a way back, for as long as it takes.

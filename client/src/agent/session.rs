@@ -54,6 +54,7 @@ pub(crate) fn gateway_report(gateway: &GatewayPod, grant: &SessionGrant) -> Gate
         version: grant.gateway_version.clone(),
         datapath: grant.datapath.to_string(),
         datapath_note: grant.datapath_note.clone(),
+        offload: grant.offload.clone(),
         session_id: grant.session_id.clone(),
     }
 }

@@ -107,7 +107,9 @@ impl Startup<'_> {
         let (driver, news) = self.drive(config);
         let upstream = Upstream::new(&configured.upstreams);
         tokio::spawn(upstream.serve(news.question_rx, driver.clone()));
-        driver.tell(Command::Tun(configured.tun)).await;
+        driver
+            .tell(Command::Tun(configured.tun, configured.offload))
+            .await;
         if let Some(api) = api {
             driver.tell(Command::Api(api)).await;
         }
@@ -244,6 +246,7 @@ impl Startup<'_> {
             routes: plan.routes.clone(),
             dns: Some(dns.clone()),
             dns_backend: DnsBackend::Auto,
+            offload: self.start.offload.is_on(),
         };
         let configured = match self.helper.configure(config).await {
             Ok(configured) => configured,
@@ -311,7 +314,7 @@ impl Startup<'_> {
 
     fn drive(&self, config: Config) -> (Handle, News) {
         let udp = match self.start.carrier {
-            Carrier::Auto | Carrier::Udp => UdpCarrier::open(),
+            Carrier::Auto | Carrier::Udp => UdpCarrier::open(self.start.offload.is_on()),
             Carrier::Api => UdpCarrier::none(),
         };
         let (outlets, news) = driver::outlets();

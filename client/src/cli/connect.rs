@@ -15,7 +15,7 @@ use crate::agent::contact::Contact;
 use crate::agent::gateway::DEFAULT_IMAGE;
 use crate::agent::launch::{Launched, launch};
 use crate::agent::lock::{self, Held};
-use crate::agent::message::{Carrier, Datapath, Kube, Reply, Request, Start};
+use crate::agent::message::{Carrier, Datapath, Kube, Offload, Reply, Request, Start};
 use crate::agent::places::{Places, SessionName};
 use crate::agent::report::{SessionReport, State};
 use crate::cli::Situation;
@@ -54,6 +54,15 @@ pub(crate) struct ConnectArgs {
     /// What carries the tunnel
     #[arg(long, value_enum, default_value_t, value_name = "CARRIER")]
     carrier: Carrier,
+    /// Whether the kernel hands over and takes several packets at once
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "OFFLOAD",
+        env = "KVPN_OFFLOAD"
+    )]
+    offload: Offload,
     /// Send this range into the tunnel too; may be given again
     #[arg(long, value_name = "CIDR", value_parser = range)]
     cidr: Vec<IpNetwork>,
@@ -131,6 +140,7 @@ impl ConnectArgs {
             upgrade: self.upgrade,
             datapath: self.datapath,
             carrier: self.carrier,
+            offload: self.offload,
             ranges: self.cidr,
             exclude: self.exclude,
             dns_namespaces: self.dns_namespace,

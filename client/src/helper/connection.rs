@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use ipnetwork::IpNetwork;
+use kvpn_io::tun::TunOffload;
 use tokio::time::timeout;
 
 use super::channel::Channel;
@@ -30,8 +31,10 @@ pub(crate) struct HelperConnection {
 
 /// A network that stands: what the agent needs to serve it.
 pub(crate) struct Configured {
-    /// The TUN: one whole IP packet a read or write, no header before it. Non-blocking.
+    /// The TUN, non-blocking.
     pub(crate) tun: OwnedFd,
+    /// How packets stand in its reads and writes.
+    pub(crate) offload: TunOffload,
     /// The interface's name.
     pub(crate) name: String,
     /// `systemd-resolved`, `resolv.conf` or `none`.
@@ -102,6 +105,7 @@ impl HelperConnection {
             .context("the helper did not pass the TUN's descriptor")?;
         Ok(Configured {
             tun,
+            offload: settled.offload,
             name: settled.name,
             dns_backend: settled.dns_backend,
             upstreams: settled.upstreams,

@@ -54,8 +54,7 @@ pub struct GatewayState {
     ready: VecDeque<SessionIndex>,
     /// Paths that take no more at present, each with the sessions that wait for it.
     blocked: BTreeMap<Path, BTreeSet<SessionIndex>>,
-    /// Where datagrams are opened and answers are built; kept to spare an allocation a packet.
-    opened: Vec<u8>,
+    /// Where answers are built; kept to spare an allocation a packet.
     answer: Vec<u8>,
     /// Counts of flows that ended sessions dropped.
     ended_drops: BTreeMap<&'static str, u64>,
@@ -87,23 +86,27 @@ impl GatewayState {
         let mut seed = [0; 32];
         random.fill_bytes(&mut seed);
         let private = PrivateKey::from_seed(seed);
+        // One key for all shards, and for each a sequence of its own that has nothing to do with the key.
+        for _ in 0..=config.shard.number() {
+            random.fill_bytes(&mut seed);
+        }
+        let random = StdRng::from_seed(seed);
         let public = private.public();
         Self {
             policy: Policy::new(&config),
-            config,
             limiter: Limiter::new(&public, HANDSHAKES_A_SECOND),
             limiter_reset: now,
             private,
             public,
             random,
-            sessions: Sessions::default(),
+            sessions: Sessions::new(config.shard),
+            config,
             schedule: Schedule::default(),
             output: Output::new(),
             nameserver: 0,
             touched: VecDeque::new(),
             ready: VecDeque::new(),
             blocked: BTreeMap::new(),
-            opened: vec![0; MAX_PACKET],
             answer: vec![0; MAX_PACKET],
             ended_drops: BTreeMap::new(),
         }

@@ -7,7 +7,7 @@ use kvpn_wire::control::{ClusterFacts, CreateSession, SessionGrant, TunnelAddres
 use kvpn_wire::packet::build;
 use kvpn_wire::wireguard::{Opened, PrivateKey, Sealed, Tunnel, TunnelConfig};
 
-use crate::{Config, GatewayState, KernelFamilies, Limits, Path, StreamId};
+use crate::{Config, GatewayState, KernelFamilies, Limits, Path, Shard, StreamId};
 
 pub(super) const API: Path = Path::Api(StreamId(0));
 
@@ -15,6 +15,7 @@ pub(super) const API: Path = Path::Api(StreamId(0));
 pub(super) fn config() -> Config {
     Config {
         seed: [7; 32],
+        shard: Shard::default(),
         version: "1.2.3".into(),
         cluster: ClusterFacts {
             pod_addresses: vec![address("10.244.1.7"), address("fd00:244::7")],
@@ -133,12 +134,17 @@ impl Client {
         let mut packets = Vec::new();
         let mut datagrams = Vec::new();
         while let Some(transmit) = gateway.poll_transmit(self.now) {
-            datagrams.push((transmit.path, transmit.payload.to_vec()));
+            let path = transmit.path;
+            datagrams.extend(
+                transmit
+                    .datagrams()
+                    .map(|datagram| (path, datagram.to_vec())),
+            );
         }
         for (path, datagram) in datagrams {
             let mut out = vec![0; datagram.len() + 200];
             match self.tunnel.open(&datagram, None, &mut out, self.now) {
-                Opened::Packet(length) => packets.push((path, out[..length].to_vec())),
+                Opened::Packet { len, .. } => packets.push((path, out[..len].to_vec())),
                 Opened::Reply(length) | Opened::Established(length) => {
                     gateway.handle_datagram(self.path, &out[..length], self.now);
                 }
