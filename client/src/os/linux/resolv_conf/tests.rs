@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::{Before, ResolvConf, Saved, orphaned, text};
 use crate::os::linux::DnsUndo;
-use crate::os::{Dns, DnsConfig, Record};
+use crate::os::{Dns, DnsConfig, Record, Taken};
 
 const ORIGINAL: &[u8] =
     b"# by hand \xff\ndomain old.example\nsearch corp.example\nnameserver 192.0.2.53\n\
