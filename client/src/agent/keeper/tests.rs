@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::agent::driver;
+use crate::agent::driver::{self, Reading};
 use crate::agent::report::State;
 
 /// What a test waits for at most.
@@ -174,7 +174,12 @@ async fn drive(mut command_rx: mpsc::Receiver<Command>, works: Arc<AtomicBool>) 
                 drops: Default::default(),
                 paths: Vec::new(),
             };
-            answer_tx.send(status).unwrap();
+            let reading = Reading {
+                status,
+                tun: None,
+                udp: None,
+            };
+            answer_tx.send(reading).unwrap();
         }
     }
 }
