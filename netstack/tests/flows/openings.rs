@@ -74,9 +74,9 @@ impl Single {
 
     /// The one packet that comes out, if any; its checksums are right.
     fn answer(&mut self) -> Option<Vec<u8>> {
-        let packet = self.stack.poll_packet()?.to_vec();
+        let packet = self.stack.poll_segment()?.to_vec();
         assert!(checksum::verify(&Ip::parse(&packet).unwrap()));
-        assert_eq!(self.stack.poll_packet(), None);
+        assert_eq!(self.stack.poll_segment(), None);
         Some(packet)
     }
 

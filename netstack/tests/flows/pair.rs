@@ -8,6 +8,7 @@ use kvpn_netstack::{Config, Event, FlowId, Netstack};
 
 use kvpn_wire::packet::Ip;
 
+use crate::cut;
 use crate::link::{Link, Quality, Rng};
 
 pub const CLIENT: usize = 0;
@@ -176,6 +177,10 @@ pub struct Pair {
     /// Of a thousand packets, how many get a bit turned.
     pub turned_bits: u64,
     rng: Rng,
+    /// Super-packets go over the link as they are.
+    pub supers: bool,
+    /// What each stack was told.
+    pub mtus: [usize; 2],
     /// Print what goes over the link and what happens.
     pub trace: bool,
 }
@@ -203,6 +208,7 @@ impl Pair {
 
     pub fn with(configs: [Config; 2], quality: Quality, seed: u64) -> Self {
         let now = start();
+        let mtus = [configs[0].mtu, configs[1].mtu];
         Self {
             stacks: configs.map(|config| Netstack::new(config, now)),
             links: [
@@ -217,6 +223,8 @@ impl Pair {
             wakes: 0,
             turned_bits: 0,
             rng: Rng(seed | 1),
+            supers: false,
+            mtus,
             trace: false,
         }
     }
@@ -302,24 +310,36 @@ impl Pair {
                 }
                 self.dispatch(side, event);
             }
-            while let Some(packet) = self.stacks[side].poll_packet() {
+            while let Some(packets) = self.emit(side) {
                 idle = false;
-                if self.trace {
-                    println!(
-                        "{:?} {side} sends {}",
-                        self.now - self.start,
-                        describe(packet)
-                    );
-                }
-                let lost = self.links[1 - side].lost;
-                self.links[1 - side].send(packet, self.now);
-                if self.trace && self.links[1 - side].lost > lost {
-                    println!("  lost");
+                for packet in packets {
+                    self.carry(1 - side, &packet);
                 }
             }
             if idle {
                 return;
             }
+        }
+    }
+
+    /// What a stack emits next, as packets; as one, where the link carries super-packets.
+    fn emit(&mut self, side: usize) -> Option<Vec<Vec<u8>>> {
+        let emitted = self.stacks[side].poll_packet()?;
+        Some(match self.supers {
+            true => vec![cut::joined(&emitted)],
+            false => cut::packets(&emitted, self.mtus[side]),
+        })
+    }
+
+    fn carry(&mut self, to: usize, packet: &[u8]) {
+        if self.trace {
+            let (at, from) = (self.now - self.start, 1 - to);
+            println!("{at:?} {from} sends {}", describe(packet));
+        }
+        let lost = self.links[to].lost;
+        self.links[to].send(packet, self.now);
+        if self.trace && self.links[to].lost > lost {
+            println!("  lost");
         }
     }
 

@@ -91,7 +91,7 @@ fn read_all(stack: &mut Netstack, flow: FlowId, now: Instant) -> usize {
 /// One batch of at most 64 packets.
 fn carry(from: &mut Netstack, to: &mut Netstack, now: Instant) -> usize {
     for count in 0..64 {
-        let Some(packet) = from.poll_packet() else {
+        let Some(packet) = from.poll_segment() else {
             return count;
         };
         to.handle_packet(packet, now);
