@@ -1,7 +1,14 @@
-//! A bounded first-in-first-out queue of packets in one preallocated ring slab.
+//! Bounded first-in-first-out queues of packets, each in one preallocated ring slab: one by one ([`PacketQueue`]), or in
+//! batches of equal size ([`BatchQueue`]).
 //!
 //! No allocation a packet, no unbounded growth: what does not fit is refused and counted. It must not know what
 //! the bytes mean.
+
+mod batch;
+mod ring;
+
+pub use batch::{Batch, BatchQueue};
+pub(crate) use ring::Used;
 
 use std::collections::VecDeque;
 
@@ -108,17 +115,10 @@ impl<T> PacketQueue<T> {
         if self.records.len() >= self.max_packets {
             return None;
         }
-        let (Some(first), Some(last)) = (self.records.front(), self.records.back()) else {
-            return (len <= self.slab.len()).then_some(0);
-        };
-        let end = last.start + last.len;
-        if last.start < first.start {
-            return (len <= first.start - end).then_some(end);
-        }
-        if len <= self.slab.len() - end {
-            return Some(end);
-        }
-        (len <= first.start).then_some(0)
+        let used = Used::between(self.records.front(), self.records.back(), |record| {
+            (record.start, record.len)
+        });
+        used.room_for(len, self.slab.len())
     }
 }
 

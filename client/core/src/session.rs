@@ -179,7 +179,10 @@ impl Session {
             }
             // Not authentic: says nothing about the path.
             Opened::Cookie => return None,
-            Opened::Packet(_) | Opened::Keepalive | Opened::Reply(_) | Opened::Established(_) => {}
+            Opened::Packet { .. }
+            | Opened::Keepalive
+            | Opened::Reply(_)
+            | Opened::Established(_) => {}
         }
         self.received_bytes += u64::try_from(datagram.len()).expect("a length fits");
         self.paths.received(path, now);
@@ -245,12 +248,12 @@ impl Session {
         now: Instant,
     ) -> Option<usize> {
         match opened {
-            Opened::Packet(n) => match self.probe_answer(&inbox[..n]) {
+            Opened::Packet { len, .. } => match self.probe_answer(&inbox[..len]) {
                 Some(sequence) => {
                     self.paths.probe_answered(path, sequence, now);
                     None
                 }
-                None => Some(n),
+                None => Some(len),
             },
             Opened::Established(n) => {
                 self.push(path, &inbox[..n]);

@@ -153,8 +153,8 @@ impl Gateway {
         let mut out = vec![0; 2048];
         let mut replies = Vec::new();
         match self.tunnel.open(datagram, None, &mut out, now) {
-            Opened::Packet(n) => {
-                let packet = out[..n].to_vec();
+            Opened::Packet { len, .. } => {
+                let packet = out[..len].to_vec();
                 self.handle_packet(&packet, zone, now, &mut replies);
             }
             Opened::Reply(n) => replies.push(out[..n].to_vec()),

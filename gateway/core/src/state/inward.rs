@@ -88,9 +88,9 @@ impl GatewayState {
             .tunnel
             .open(datagram, path.source(), &mut opened, now)
         {
-            Opened::Packet(length) => {
+            Opened::Packet { len, .. } => {
                 self.heard(index, path, now);
-                self.handle_inner(index, &mut opened[..length], now);
+                self.handle_inner(index, &mut opened[..len], now);
             }
             Opened::Keepalive => self.heard(index, path, now),
             Opened::Reply(length) | Opened::Established(length) => {

@@ -138,7 +138,7 @@ impl Client {
         for (path, datagram) in datagrams {
             let mut out = vec![0; datagram.len() + 200];
             match self.tunnel.open(&datagram, None, &mut out, self.now) {
-                Opened::Packet(length) => packets.push((path, out[..length].to_vec())),
+                Opened::Packet { len, .. } => packets.push((path, out[..len].to_vec())),
                 Opened::Reply(length) | Opened::Established(length) => {
                     gateway.handle_datagram(self.path, &out[..length], self.now);
                 }
