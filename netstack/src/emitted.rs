@@ -1,17 +1,6 @@
 //! What the stack hands out: a packet, or several of one TCP flow in one whose payload still lies in the flow's buffer.
 
-/// How the payload of an [`Emitted`] is to be cut.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Segmentation {
-    /// It is one packet, complete with checksums.
-    #[default]
-    Whole,
-    /// TCP segments of `size` bytes of payload each; the last may be shorter.
-    Tcp {
-        /// Bytes, at least 1.
-        size: u16,
-    },
-}
+use kvpn_wire::offload::{Malformed, Segmentation, Split};
 
 /// A packet, or a super-packet, on its way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +21,11 @@ impl<'a> Emitted<'a> {
             payload: [&[], &[]],
             segmentation: Segmentation::Whole,
         }
+    }
+
+    /// Cuts it into packets.
+    pub fn split(&self) -> Result<Split<'a>, Malformed> {
+        Split::of_parts(self.header, self.payload, self.segmentation)
     }
 
     /// Bytes of header and payload.

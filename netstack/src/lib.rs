@@ -40,6 +40,6 @@ mod waiting;
 
 pub use config::Config;
 pub use drops::Drops;
-pub use emitted::{Emitted, Segmentation};
+pub use emitted::Emitted;
 pub use event::{Event, FlowCounts, FlowId, Full, Refusal};
 pub use stack::Netstack;

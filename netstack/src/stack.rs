@@ -8,13 +8,15 @@ mod tcp;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use kvpn_wire::offload::Segmentation;
+
 use crate::clock::{Clock, Time};
 use crate::config::Config;
 use crate::deadlines::Deadlines;
 use crate::drops::Drops;
 use crate::event::{Event, FlowCounts, FlowId};
 use crate::flows::{Flow, Flows, Keyed, Protocol};
-use crate::emitted::{Emitted, Segmentation};
+use crate::emitted::Emitted;
 use crate::lingering::Lingering;
 use crate::memory::Memory;
 use crate::outbox::Outbox;
