@@ -177,6 +177,12 @@ pub struct Pair {
     /// Of a thousand packets, how many get a bit turned.
     pub turned_bits: u64,
     rng: Rng,
+    /// Of a thousand times that something can be read, how often that waits for up to half a second.
+    pub reluctance: u64,
+    put_off: Vec<(Instant, usize, FlowId)>,
+    /// When bytes last arrived at a program, and the longest pause between two such times.
+    arrived: Instant,
+    pub longest_pause: Duration,
     /// Super-packets go over the link as they are.
     pub supers: bool,
     /// What each stack was told.
@@ -223,6 +229,10 @@ impl Pair {
             wakes: 0,
             turned_bits: 0,
             rng: Rng(seed | 1),
+            reluctance: 0,
+            put_off: Vec::new(),
+            arrived: now,
+            longest_pause: Duration::ZERO,
             supers: false,
             mtus,
             trace: false,
@@ -269,7 +279,8 @@ impl Pair {
             let timeout = self.stacks[side].poll_timeout().map(|(at, _)| at);
             [timeout, self.links[side].next()]
         });
-        let Some(next) = times.into_iter().flatten().flatten().min() else {
+        let later = self.put_off.iter().map(|&(at, ..)| at).min();
+        let Some(next) = times.into_iter().flatten().flatten().chain(later).min() else {
             return false;
         };
         if next > until {
@@ -277,10 +288,20 @@ impl Pair {
             return false;
         }
         self.now = self.now.max(next);
+        self.read_what_was_put_off();
         for side in [CLIENT, SERVER] {
             self.deliver(side);
         }
         true
+    }
+
+    fn read_what_was_put_off(&mut self) {
+        let now = self.now;
+        for (_, side, flow) in self.put_off.extract_if(.., |&mut (at, ..)| at <= now) {
+            if let Some(program) = self.programs[side].get_mut(&flow) {
+                program.take(Event::TcpReadable { flow }, &mut self.stacks[side], now);
+            }
+        }
     }
 
     fn deliver(&mut self, side: usize) {
@@ -344,6 +365,14 @@ impl Pair {
     }
 
     fn dispatch(&mut self, side: usize, event: Event) {
+        if matches!(event, Event::TcpReadable { .. }) {
+            self.longest_pause = self.longest_pause.max(self.now - self.arrived);
+            self.arrived = self.now;
+            if self.rng.chance(self.reluctance) {
+                let at = self.now + Duration::from_millis(self.rng.below(500));
+                return self.put_off.push((at, side, event.flow()));
+            }
+        }
         let stack = &mut self.stacks[side];
         if let Some(program) = self.programs[side].get_mut(&event.flow()) {
             return program.take(event, stack, self.now);
