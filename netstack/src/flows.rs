@@ -78,12 +78,13 @@ impl Hash for Tuple {
             (IpAddr::V4(peer), IpAddr::V4(own)) => {
                 state.write_u64(u64::from(peer.to_bits()) << 32 | u64::from(own.to_bits()));
             }
-            (peer, own) => [peer, own].map(|ip| match ip {
-                IpAddr::V4(ip) => state.write_u128(u128::from(ip.to_bits())),
-                IpAddr::V6(ip) => state.write_u128(ip.to_bits()),
-            })
-            .into_iter()
-            .collect(),
+            (peer, own) => [peer, own]
+                .map(|ip| match ip {
+                    IpAddr::V4(ip) => state.write_u128(u128::from(ip.to_bits())),
+                    IpAddr::V6(ip) => state.write_u128(ip.to_bits()),
+                })
+                .into_iter()
+                .collect(),
         }
     }
 }

@@ -37,7 +37,11 @@ fn send_v4(packet: &[u8], identification: u32, outbox: &mut Outbox) -> bool {
         outbox.push_with(total, |buf| {
             buf[..IPV4_HEADER_LEN].copy_from_slice(header);
             buf[IPV4_HEADER_LEN..].copy_from_slice(chunk);
-            let more = if (index + 1) * step < payload.len() { MORE } else { 0 };
+            let more = if (index + 1) * step < payload.len() {
+                MORE
+            } else {
+                0
+            };
             let offset = (index * step / 8) as u16;
             buf[2..4].copy_from_slice(&(total as u16).to_be_bytes());
             buf[4..6].copy_from_slice(&(identification as u16).to_be_bytes());

@@ -78,7 +78,11 @@ impl Memory {
 
     pub(crate) fn give(&mut self, piece: Bytes) {
         self.used -= piece.len();
-        let spare = if piece.len() == PIECE { &mut self.spare } else { &mut self.small };
+        let spare = if piece.len() == PIECE {
+            &mut self.spare
+        } else {
+            &mut self.small
+        };
         if spare.pieces.len() < MAX_SPARE {
             spare.pieces.push(piece);
         }
@@ -148,8 +152,14 @@ mod tests {
         }
         assert_eq!(held, FLOOR);
         big.into_iter().for_each(|piece| memory.give(piece));
-        assert_eq!(memory.take(PIECE, FLOOR).map(|piece| piece.len()), Some(PIECE));
-        assert_eq!(memory.take(100, FLOOR).map(|piece| piece.len()), Some(SMALL));
+        assert_eq!(
+            memory.take(PIECE, FLOOR).map(|piece| piece.len()),
+            Some(PIECE)
+        );
+        assert_eq!(
+            memory.take(100, FLOOR).map(|piece| piece.len()),
+            Some(SMALL)
+        );
     }
 
     #[test]

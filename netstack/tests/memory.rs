@@ -1,6 +1,9 @@
 //! What an idle flow costs. In a process of its own, because it looks at the process's memory.
 
-#![expect(clippy::unwrap_used, reason = "the whole crate is tests; lints make exceptions only for the functions marked as such")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "the whole crate is tests; lints make exceptions only for the functions marked as such"
+)]
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -33,7 +36,9 @@ fn answer(stack: &mut Netstack, now: Instant) {
         match event {
             Event::TcpOpening { flow, .. } => stack.tcp_accept(flow, now),
             Event::TcpConnected { flow } => assert_eq!(stack.tcp_send(flow, &[1; 2000], now), 2000),
-            Event::TcpReadable { flow } => assert_eq!(stack.tcp_recv(flow, &mut [0; 4000], now), 2000),
+            Event::TcpReadable { flow } => {
+                assert_eq!(stack.tcp_recv(flow, &mut [0; 4000], now), 2000)
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -47,18 +52,31 @@ fn an_idle_flow_is_small() {
         max_flows: 20_000,
         ..Config::default()
     };
-    let mut stacks = [1, 2].map(|seed| Netstack::new(Config { seed, ..config.clone() }, now));
+    let mut stacks = [1, 2].map(|seed| {
+        Netstack::new(
+            Config {
+                seed,
+                ..config.clone()
+            },
+            now,
+        )
+    });
     let before = resident();
     let [client, server] = &mut stacks;
     for port in 0..FLOWS {
         let src = SocketAddr::from(([198, 19, 0, 2], 10_000 + port));
-        client.tcp_connect(src, SocketAddr::from(([10, 96, 0, 10], 80)), now).unwrap();
+        client
+            .tcp_connect(src, SocketAddr::from(([10, 96, 0, 10], 80)), now)
+            .unwrap();
         while carry(client, server, now) | carry(server, client, now) {
             answer(client, now);
             answer(server, now);
         }
     }
     let each = (resident() - before) / (2 * usize::from(FLOWS));
-    assert_eq!((client.flows().tcp, server.flows().tcp), (FLOWS.into(), FLOWS.into()));
+    assert_eq!(
+        (client.flows().tcp, server.flows().tcp),
+        (FLOWS.into(), FLOWS.into())
+    );
     assert!(each <= MOST, "{each} bytes");
 }

@@ -20,7 +20,13 @@ impl Netstack {
     pub fn tcp_accept(&mut self, flow: FlowId, now: Instant) {
         self.set_now(now);
         let seed = self.seeds.draw();
-        let Some(Parts { tcp, tuple, context, .. }) = self.parts(flow) else {
+        let Some(Parts {
+            tcp,
+            tuple,
+            context,
+            ..
+        }) = self.parts(flow)
+        else {
             return;
         };
         if tcp.accept(&tuple, seed, &context) {
@@ -168,7 +174,10 @@ impl Netstack {
     /// Ends the flow with a RST; it is gone, without an event.
     pub fn tcp_abort(&mut self, flow: FlowId, now: Instant) {
         self.set_now(now);
-        let Some(Parts { tcp, tuple, outbox, .. }) = self.parts(flow) else {
+        let Some(Parts {
+            tcp, tuple, outbox, ..
+        }) = self.parts(flow)
+        else {
             return;
         };
         tcp.abort(&tuple, outbox);
@@ -257,7 +266,10 @@ impl Netstack {
             return;
         };
         let payload = &ip.payload()[ip.payload().len() - segment.len as usize..];
-        match parts.tcp.take_in(ip.bytes(), segment, payload, &mut parts.context) {
+        match parts
+            .tcp
+            .take_in(ip.bytes(), segment, payload, &mut parts.context)
+        {
             None => return self.end(id, Some(Event::TcpReset { flow: id })),
             Some(Arrival::Taken) => {}
             Some(Arrival::Stray) => parts.outbox.reset(ip.bytes()),
@@ -376,7 +388,11 @@ impl Netstack {
             Fate::Lives => {
                 if let Some(at) = tcp.wake_at(entry.stirred) {
                     let at = self.clock.instant(at);
-                    let at = if at <= self.now { self.now + BREATH } else { at };
+                    let at = if at <= self.now {
+                        self.now + BREATH
+                    } else {
+                        at
+                    };
                     self.deadlines.wake_by(id, &mut entry.wake, at);
                 }
             }

@@ -130,7 +130,11 @@ impl Connection {
     /// Takes note of the peer's SYN.
     fn agree(&mut self, syn: &Segment, context: &Context<'_>) {
         let (agreed, mut settled) = Self::terms(self.iss, Some(syn), context);
-        settled.told = if self.syns > 0 { u32::from(self.told_window) } else { 0 };
+        settled.told = if self.syns > 0 {
+            u32::from(self.told_window)
+        } else {
+            0
+        };
         let trip = std::mem::take(&mut self.sender.round_trip);
         let finishing = self.sender.is_finishing();
         self.sender = Sender::new(&agreed, trip, context.now);
@@ -177,7 +181,8 @@ impl Connection {
 
     /// The peer owes us an acknowledgement.
     pub(super) fn is_unacknowledged(&self) -> bool {
-        self.sender.is_unfinished() || (self.sender.is_finishing() && !self.sender.fin_acknowledged())
+        self.sender.is_unfinished()
+            || (self.sender.is_finishing() && !self.sender.fin_acknowledged())
     }
 
     pub(super) fn numbers(&self) -> Numbers {
@@ -210,7 +215,11 @@ impl Connection {
 
     /// Bytes that may be queued now.
     pub(super) fn room(&self, buffer: u32) -> usize {
-        if self.stage == Stage::Open { self.sender.room(buffer) } else { 0 }
+        if self.stage == Stage::Open {
+            self.sender.room(buffer)
+        } else {
+            0
+        }
     }
 
     /// Bytes that may be queued when nothing is.

@@ -91,12 +91,18 @@ impl Cubic {
         let mss = f64::from(self.mss);
         let window = f64::from(self.window) / mss;
         let plateau = self.plateau;
-        let epoch = self.epoch.get_or_insert_with(|| Epoch::new(window, plateau, now));
+        let epoch = self
+            .epoch
+            .get_or_insert_with(|| Epoch::new(window, plateau, now));
         let elapsed = now.since(epoch.start) as f64 / 1e6;
         let ahead = elapsed + round_trip as f64 / 1e6;
         let target = epoch.window_at(ahead).clamp(window, 1.5 * window);
         let acknowledged = f64::from(bytes) / mss;
-        let alpha = if epoch.reno >= epoch.began / BETA { 1.0 } else { RENO_ALPHA };
+        let alpha = if epoch.reno >= epoch.began / BETA {
+            1.0
+        } else {
+            RENO_ALPHA
+        };
         epoch.reno += alpha * acknowledged / window;
         let step = if epoch.window_at(elapsed) < epoch.reno {
             (epoch.reno - window).max(0.0)
@@ -113,7 +119,11 @@ impl Cubic {
     pub(super) fn lost(&mut self) {
         let window = f64::from(self.window) / f64::from(self.mss);
         // Fast convergence: a flow whose plateau sinks makes room for others.
-        self.plateau = if window < self.plateau { window * (1.0 + BETA) / 2.0 } else { window };
+        self.plateau = if window < self.plateau {
+            window * (1.0 + BETA) / 2.0
+        } else {
+            window
+        };
         let kept = (f64::from(self.window) * BETA) as u32;
         self.threshold = Some(kept.max(2 * self.mss));
         self.epoch = None;

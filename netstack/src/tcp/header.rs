@@ -48,7 +48,12 @@ impl Departure {
     }
 
     /// Writes the whole packet; returns its length.
-    pub(crate) fn write_whole(&self, tuple: &Tuple, payload: [&[u8]; 2], out: &mut Vec<u8>) -> usize {
+    pub(crate) fn write_whole(
+        &self,
+        tuple: &Tuple,
+        payload: [&[u8]; 2],
+        out: &mut Vec<u8>,
+    ) -> usize {
         let at = MAX_HEADER;
         out.resize(2 * (at + self.len as usize), 0);
         let (whole, joined) = out.split_at_mut(at + self.len as usize);
@@ -60,7 +65,11 @@ impl Departure {
     }
 
     fn segment<'a>(&'a self, payload: &'a [u8]) -> build::Segment<'a> {
-        let ack = if self.ack.is_some() { TcpFlags::ACK } else { TcpFlags::default() };
+        let ack = if self.ack.is_some() {
+            TcpFlags::ACK
+        } else {
+            TcpFlags::default()
+        };
         build::Segment {
             sequence: self.seq.0,
             acknowledgement: self.ack.unwrap_or_default().0,

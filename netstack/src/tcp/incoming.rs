@@ -71,7 +71,11 @@ impl Incoming {
         }
         self.pieces.put(start, data);
         let before = self.next;
-        self.next = if self.ahead.is_empty() { end } else { self.ahead.join(end) };
+        self.next = if self.ahead.is_empty() {
+            end
+        } else {
+            self.ahead.join(end)
+        };
         Placed::Kept(self.next - before)
     }
 
@@ -79,7 +83,11 @@ impl Incoming {
     fn reach(&mut self, end: u64, bulk: bool, memory: &mut Memory) -> bool {
         let mut reached = self.pieces.end().unwrap_or(self.next);
         while reached < end {
-            let wanted = if bulk || end - self.read > SMALL as u64 { PIECE } else { SMALL };
+            let wanted = if bulk || end - self.read > SMALL as u64 {
+                PIECE
+            } else {
+                SMALL
+            };
             let Some(bytes) = memory.take(wanted, self.pieces.held()) else {
                 self.release_if_empty(memory);
                 return false;
@@ -139,11 +147,17 @@ mod tests {
     fn idle_is_without_memory() {
         let mut memory = Memory::new(64 << 20);
         let mut buffer = Incoming::default();
-        assert_eq!(buffer.place(0, &bytes(0, 100), false, &mut memory), Placed::Kept(100));
+        assert_eq!(
+            buffer.place(0, &bytes(0, 100), false, &mut memory),
+            Placed::Kept(100)
+        );
         assert_eq!(buffer.pieces.held(), SMALL);
         buffer.consume(100, &mut memory);
         assert_eq!(buffer.pieces.held(), 0);
-        assert_eq!(buffer.place(0, &bytes(0, 1300), true, &mut memory), Placed::Kept(1300));
+        assert_eq!(
+            buffer.place(0, &bytes(0, 1300), true, &mut memory),
+            Placed::Kept(1300)
+        );
         assert_eq!(buffer.pieces.held(), PIECE);
     }
 
@@ -151,11 +165,13 @@ mod tests {
     fn without_a_budget_the_next_bytes_have_room() {
         let mut memory = Memory::new(0);
         let mut buffer = Incoming::default();
-        assert_eq!(buffer.place(20_000, &[1; 1000], true, &mut memory), Placed::Dropped);
+        assert_eq!(
+            buffer.place(20_000, &[1; 1000], true, &mut memory),
+            Placed::Dropped
+        );
         assert_eq!(buffer.pieces.held(), 0);
-        let kept = (0..100).take_while(|_| {
-            buffer.place(0, &[1; 1000], true, &mut memory) == Placed::Kept(1000)
-        });
+        let kept = (0..100)
+            .take_while(|_| buffer.place(0, &[1; 1000], true, &mut memory) == Placed::Kept(1000));
         assert_eq!(kept.count(), FLOOR / 1000);
     }
 

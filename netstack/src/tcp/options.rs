@@ -149,7 +149,14 @@ mod tests {
     #[test]
     fn nonsense_is_ignored() {
         assert_eq!(Options::parse(&[3, 3, 200]).shift, Some(MAX_SHIFT));
-        for bytes in [&[2, 0][..], &[2], &[2, 9, 1], &[5, 3, 1], &[0, 2, 4, 5, 5], &[77, 4, 1, 1]] {
+        for bytes in [
+            &[2, 0][..],
+            &[2],
+            &[2, 9, 1],
+            &[5, 3, 1],
+            &[0, 2, 4, 5, 5],
+            &[77, 4, 1, 1],
+        ] {
             assert_eq!(Options::parse(bytes), Options::default(), "{bytes:?}");
         }
     }

@@ -69,7 +69,11 @@ impl Outgoing {
         } else if used == 0 {
             memory.give(bytes);
         } else {
-            let bytes = if used <= SMALL { in_less(bytes, used, memory) } else { bytes };
+            let bytes = if used <= SMALL {
+                in_less(bytes, used, memory)
+            } else {
+                bytes
+            };
             self.pieces.push(Piece {
                 start: self.end,
                 len: used,
@@ -166,17 +170,23 @@ mod tests {
         let mut memory = Memory::new(64 << 20);
         let mut buffer = Outgoing::default();
         for at in 0..30 {
-            assert_eq!(buffer.write_with(1 << 20, &mut memory, |free| {
-                assert!(free.len() >= ENOUGH);
-                free[..100].fill(byte(at));
-                100
-            }), Some(100));
+            assert_eq!(
+                buffer.write_with(1 << 20, &mut memory, |free| {
+                    assert!(free.len() >= ENOUGH);
+                    free[..100].fill(byte(at));
+                    100
+                }),
+                Some(100)
+            );
         }
         assert_eq!((buffer.len(), buffer.pieces.held()), (3000, SMALL));
-        assert_eq!(buffer.write_with(1 << 20, &mut memory, |free| {
-            assert_eq!(free.len(), PIECE);
-            0
-        }), Some(0));
+        assert_eq!(
+            buffer.write_with(1 << 20, &mut memory, |free| {
+                assert_eq!(free.len(), PIECE);
+                0
+            }),
+            Some(0)
+        );
     }
 
     #[test]

@@ -74,7 +74,10 @@ impl Pieces {
         let one = part(&self.queue[index], offset, len);
         let rest = len - one.len();
         let next = self.queue.get(index + 1).filter(|_| rest > 0);
-        [one, next.map_or(&[], |piece| part(piece, piece.start, rest))]
+        [
+            one,
+            next.map_or(&[], |piece| part(piece, piece.start, rest)),
+        ]
     }
 
     /// At most `len` bytes from `offset` on that lie in one piece.
@@ -102,7 +105,11 @@ impl Pieces {
 
     /// Gives back the pieces that end at `offset` or before.
     pub(super) fn release_before(&mut self, offset: u64, memory: &mut Memory) {
-        while self.queue.front().is_some_and(|piece| piece.end() <= offset) {
+        while self
+            .queue
+            .front()
+            .is_some_and(|piece| piece.end() <= offset)
+        {
             self.release_first(memory);
         }
     }

@@ -50,7 +50,10 @@ impl Rack {
 
     /// The peer says that a segment came twice: what was sent again was not lost, but late (step 4).
     pub(super) fn duplicate(&mut self, una: Seq, nxt: Seq) {
-        if self.duplicate_until.is_none_or(|until| !una.is_before(until)) {
+        if self
+            .duplicate_until
+            .is_none_or(|until| !una.is_before(until))
+        {
             self.duplicate_until = Some(nxt);
             self.quarters = (self.quarters.max(1) + 1).min(64);
             self.recoveries_left = KEEP_WIDE;
@@ -134,7 +137,9 @@ mod tests {
     }
 
     fn arrive(rack: &mut Rack, board: &mut Scoreboard, start: u32, end: u32, now: Time) {
-        board.arrive(Seq(start), Seq(end), |span| rack.arrived(&span, 10_000, now));
+        board.arrive(Seq(start), Seq(end), |span| {
+            rack.arrived(&span, 10_000, now)
+        });
     }
 
     fn judge(rack: &Rack, board: &mut Scoreboard, now: Time) -> (u32, Option<u64>) {

@@ -33,7 +33,10 @@ impl Ranges {
             }
             self.ranges.insert(first, (start, end));
         } else {
-            let joined = (start.min(self.ranges[first].0), end.max(self.ranges[behind - 1].1));
+            let joined = (
+                start.min(self.ranges[first].0),
+                end.max(self.ranges[behind - 1].1),
+            );
             self.ranges[first] = joined;
             self.ranges.drain(first + 1..behind);
         }
@@ -52,7 +55,9 @@ impl Ranges {
     /// The stream arrived up to `end`: returns how far it goes on without a gap.
     pub(super) fn join(&mut self, end: u64) -> u64 {
         let gone = self.ranges.partition_point(|&(from, _)| from <= end);
-        let reached = self.ranges[..gone].last().map_or(end, |&(_, to)| to.max(end));
+        let reached = self.ranges[..gone]
+            .last()
+            .map_or(end, |&(_, to)| to.max(end));
         self.ranges.drain(..gone);
         if self.ranges.is_empty() {
             *self = Self::default();
@@ -62,7 +67,10 @@ impl Ranges {
 
     fn containing(&self, byte: u64) -> Option<(u64, u64)> {
         let index = self.ranges.partition_point(|&(_, to)| to <= byte);
-        self.ranges.get(index).copied().filter(|&(from, _)| from <= byte)
+        self.ranges
+            .get(index)
+            .copied()
+            .filter(|&(from, _)| from <= byte)
     }
 
     /// The ranges to tell of, the latest first.
@@ -106,7 +114,9 @@ mod tests {
     #[test]
     fn bounded() {
         let mut ranges = Ranges::default();
-        let kept = (0..10_000).filter(|at| ranges.add(at * 10, at * 10 + 5)).count();
+        let kept = (0..10_000)
+            .filter(|at| ranges.add(at * 10, at * 10 + 5))
+            .count();
         assert_eq!(kept, MAX_RANGES);
         assert!(ranges.add(5, 10));
     }

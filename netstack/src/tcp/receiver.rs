@@ -117,7 +117,11 @@ impl Receiver {
 
     /// One acknowledgement goes out.
     pub(super) fn acknowledged(&mut self) {
-        self.owed = if self.sack { 0 } else { self.owed.saturating_sub(1) };
+        self.owed = if self.sack {
+            0
+        } else {
+            self.owed.saturating_sub(1)
+        };
         self.again = None;
     }
 
@@ -137,10 +141,24 @@ impl Receiver {
     }
 
     /// Takes an acceptable segment's payload and FIN in; false when there was no memory for it.
-    pub(super) fn receive(&mut self, segment: &Segment, payload: &[u8], memory: &mut Memory) -> bool {
+    pub(super) fn receive(
+        &mut self,
+        segment: &Segment,
+        payload: &[u8],
+        memory: &mut Memory,
+    ) -> bool {
         let end = segment.seq.plus(segment.len);
-        let known = self.nxt.distance(segment.seq).max(0).cast_unsigned().min(segment.len);
-        let beyond = end.distance(self.edge).max(0).cast_unsigned().min(segment.len - known);
+        let known = self
+            .nxt
+            .distance(segment.seq)
+            .max(0)
+            .cast_unsigned()
+            .min(segment.len);
+        let beyond = end
+            .distance(self.edge)
+            .max(0)
+            .cast_unsigned()
+            .min(segment.len - known);
         let (known, beyond) = (known as usize, beyond as usize);
         if known > 0 {
             self.again = Some((segment.seq, segment.seq.plus(known as u32)));
@@ -151,7 +169,9 @@ impl Receiver {
         if fin && !self.finished {
             self.fin = Some(end);
         }
-        let kept = self.finished || data.is_empty() || self.place(segment.seq.plus(known as u32), data, memory);
+        let kept = self.finished
+            || data.is_empty()
+            || self.place(segment.seq.plus(known as u32), data, memory);
         if self.fin == Some(self.nxt) && !self.finished {
             self.finished = true;
             self.nxt = self.nxt.plus(1);
@@ -228,14 +248,17 @@ impl Receiver {
     fn wanted_edge(&self, memory: &Memory) -> Seq {
         let share = u32::try_from(memory.free() / 2).unwrap_or(u32::MAX);
         let window = self.window.min(share.max(FLOOR as u32));
-        self.nxt.plus(window.saturating_sub(self.incoming.ready_len() as u32))
+        self.nxt
+            .plus(window.saturating_sub(self.incoming.ready_len() as u32))
     }
 
     /// Whether the reader made so much room that the peer should hear of it.
     pub(super) fn has_news(&self, memory: &Memory) -> bool {
         let gained = self.wanted_edge(memory).distance(self.edge);
         let open = self.edge.distance(self.nxt).max(0);
-        !self.finished && gained > 0 && gained.cast_unsigned() >= (self.window / 2).min(4 * self.mss).max(1)
+        !self.finished
+            && gained > 0
+            && gained.cast_unsigned() >= (self.window / 2).min(4 * self.mss).max(1)
             && (open as u32) < self.window / 2
     }
 
@@ -264,7 +287,10 @@ impl Receiver {
             return blocks;
         }
         let nxt = self.nxt;
-        let ahead = self.incoming.ahead().map(|(start, end)| (nxt.plus(start), nxt.plus(end)));
+        let ahead = self
+            .incoming
+            .ahead()
+            .map(|(start, end)| (nxt.plus(start), nxt.plus(end)));
         for (slot, block) in blocks.iter_mut().zip(self.again.into_iter().chain(ahead)) {
             *slot = Some(block);
         }
@@ -304,7 +330,10 @@ mod tests {
 
     #[test]
     fn shifts() {
-        assert_eq!([65_535, 65_536, 4 << 20, 512 << 20].map(shift_for), [0, 1, 7, 14]);
+        assert_eq!(
+            [65_535, 65_536, 4 << 20, 512 << 20].map(shift_for),
+            [0, 1, 7, 14]
+        );
     }
 
     /// However the reader reads, no acknowledgement takes back what an earlier one promised.
@@ -315,7 +344,8 @@ mod tests {
         let mut edge = receiver.edge;
         let mut now = Time::default();
         for step in 0..20_000_u32 {
-            let len = (step * 7919 % 1400).min(receiver.edge.distance(receiver.nxt).cast_unsigned());
+            let len =
+                (step * 7919 % 1400).min(receiver.edge.distance(receiver.nxt).cast_unsigned());
             let arrived = segment(receiver.nxt.0, len);
             receiver.receive(&arrived, &vec![0; len as usize], &mut memory);
             if step % 3000 > 1000 {
@@ -340,7 +370,11 @@ mod tests {
             let mut now = Time::default();
             for _ in 0..10_000 {
                 let open = receiver.edge.distance(receiver.nxt).cast_unsigned();
-                receiver.receive(&segment(receiver.nxt.0, open.min(1000)), &[0; 1000][..open.min(1000) as usize], &mut memory);
+                receiver.receive(
+                    &segment(receiver.nxt.0, open.min(1000)),
+                    &[0; 1000][..open.min(1000) as usize],
+                    &mut memory,
+                );
                 while read && receiver.read(&mut memory, <[u8]>::len) > 0 {}
                 receiver.tune(Some(1000), now);
                 receiver.window_field(&memory);
@@ -361,7 +395,10 @@ mod tests {
             receiver.receive(&segment(seq, 1000), &[0; 1000], &mut memory);
         }
         let block = |start, end| Some((Seq(start), Seq(end)));
-        assert_eq!(receiver.blocks()[..3], [block(2000, 3000), block(4000, 5000), block(2000, 3000)]);
+        assert_eq!(
+            receiver.blocks()[..3],
+            [block(2000, 3000), block(4000, 5000), block(2000, 3000)]
+        );
         receiver.acknowledged();
         receiver.receive(&segment(500, 1000), &[0; 1000], &mut memory);
         assert_eq!(receiver.blocks()[0], block(500, 1000));
@@ -372,7 +409,10 @@ mod tests {
     fn a_fin_waits_for_what_is_before_it() {
         let mut memory = Memory::new(1 << 20);
         let mut receiver = receiver(1 << 20);
-        let last = Segment { fin: true, ..segment(1000, 1000) };
+        let last = Segment {
+            fin: true,
+            ..segment(1000, 1000)
+        };
         receiver.receive(&last, &[0; 1000], &mut memory);
         assert!(!receiver.is_finished());
         receiver.receive(&segment(0, 1000), &[0; 1000], &mut memory);

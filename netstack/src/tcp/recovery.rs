@@ -40,7 +40,9 @@ impl Recovery {
         let more = if pipe > threshold {
             let share = u64::from(self.delivered) * u64::from(threshold);
             let share = share.div_ceil(u64::from(self.began_with));
-            u32::try_from(share).unwrap_or(u32::MAX).saturating_sub(self.sent)
+            u32::try_from(share)
+                .unwrap_or(u32::MAX)
+                .saturating_sub(self.sent)
         } else {
             let limit = self.delivered.saturating_sub(self.sent).max(delivered) + mss;
             (threshold - pipe).min(limit)

@@ -87,7 +87,10 @@ mod tests {
         assert_eq!(trip.timeout(), 1_200_000);
         trip.sample(600_000, Time::default());
         // RTTVAR = 3/4 * 200 + 1/4 * 200 = 200, SRTT = 7/8 * 400 + 1/8 * 600 = 425.
-        assert_eq!((trip.smoothed(), trip.timeout()), (Some(425_000), 1_225_000));
+        assert_eq!(
+            (trip.smoothed(), trip.timeout()),
+            (Some(425_000), 1_225_000)
+        );
         assert_eq!(trip.shortest(), 400_000);
     }
 

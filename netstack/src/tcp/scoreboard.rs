@@ -211,7 +211,11 @@ impl Scoreboard {
     /// All that is not known to have arrived is lost.
     pub(super) fn lose_all(&mut self) {
         // The peer threw away what it had (RFC 2018 section 8): what is first can never have arrived out of order.
-        if self.spans.front().is_some_and(|first| first.state == State::Arrived) {
+        if self
+            .spans
+            .front()
+            .is_some_and(|first| first.state == State::Arrived)
+        {
             for index in 0..self.spans.len() {
                 self.set_state(index, State::Lost);
             }
@@ -230,7 +234,10 @@ impl Scoreboard {
 
     /// The last bytes that were sent, unless they arrived: at most `len`.
     pub(super) fn last(&self, len: u32) -> Option<(Seq, Seq)> {
-        let last = self.spans.back().filter(|last| last.state == State::Flying)?;
+        let last = self
+            .spans
+            .back()
+            .filter(|last| last.state == State::Flying)?;
         Some((last.start.max(last.end.minus(len)), last.end))
     }
 
@@ -265,7 +272,9 @@ mod tests {
 
     fn states(board: &Scoreboard) -> Vec<(u32, u32, State)> {
         let spans = board.spans.iter();
-        spans.map(|span| (span.start.0, span.end.0, span.state)).collect()
+        spans
+            .map(|span| (span.start.0, span.end.0, span.state))
+            .collect()
     }
 
     #[test]
@@ -275,7 +284,10 @@ mod tests {
         board.sent(Seq(0), Seq(10), now);
         board.sent(Seq(10), Seq(30), now);
         board.sent(Seq(30), Seq(40), now.plus(1));
-        assert_eq!(states(&board), [(0, 30, State::Flying), (30, 40, State::Flying)]);
+        assert_eq!(
+            states(&board),
+            [(0, 30, State::Flying), (30, 40, State::Flying)]
+        );
         let mut seen = Vec::new();
         board.acknowledge(Seq(35), |span| seen.push((span.start.0, span.end.0)));
         assert_eq!(seen, [(0, 30), (30, 35)]);
@@ -295,9 +307,14 @@ mod tests {
         assert_eq!(board.first_lost(), Some((Seq(10), Seq(40))));
         assert_eq!((board.pipe(), board.flight()), (30, 100));
         let mut seen = Vec::new();
-        board.acknowledge(Seq(90), |span| seen.push((span.start.0, span.end.0, span.again)));
+        board.acknowledge(Seq(90), |span| {
+            seen.push((span.start.0, span.end.0, span.again))
+        });
         assert_eq!(seen, [(0, 10, true), (10, 40, false), (80, 90, false)]);
-        assert_eq!((board.pipe(), board.arrived(), board.has_gaps()), (10, 0, false));
+        assert_eq!(
+            (board.pipe(), board.arrived(), board.has_gaps()),
+            (10, 0, false)
+        );
     }
 
     #[test]
@@ -308,7 +325,10 @@ mod tests {
         assert_eq!((board.arrived(), board.pipe()), (10, 0));
         board.acknowledge(Seq(10), |_| {});
         board.lose_all();
-        assert_eq!((board.arrived(), board.first_lost()), (0, Some((Seq(10), Seq(20)))));
+        assert_eq!(
+            (board.arrived(), board.first_lost()),
+            (0, Some((Seq(10), Seq(20))))
+        );
     }
 
     #[test]

@@ -203,11 +203,18 @@ impl Sender {
             return self.tail(size, now);
         }
         let (start, end) = self.board.first_lost()?;
-        let forced = self.recovery.as_ref().is_some_and(|recovery| recovery.first_due);
+        let forced = self
+            .recovery
+            .as_ref()
+            .is_some_and(|recovery| recovery.first_due);
         let room = self.cubic.window().saturating_sub(self.board.pipe());
         let room = if forced { room.max(size) } else { room };
         let whole = self.reach(start, end.since(start), size);
-        let len = whole.min(most).min(if room < whole { room / size * size } else { room });
+        let len = whole.min(most).min(if room < whole {
+            room / size * size
+        } else {
+            room
+        });
         if len == 0 {
             return None;
         }
@@ -321,7 +328,11 @@ impl Sender {
         if found == data {
             return len;
         }
-        if found < size { found } else { found / size * size }
+        if found < size {
+            found
+        } else {
+            found / size * size
+        }
     }
 
     /// The payload of what [`Sender::next`] gave.

@@ -52,7 +52,10 @@ mod tests {
         let (low, high) = (Seq(5), Seq(u32::MAX - 5));
         assert!(low.is_after(high) && high.is_before(low));
         assert!(!low.is_after(low) && !low.is_before(low));
-        assert_eq!((low.since(high), high.plus(11), low.minus(11)), (11, low, high));
+        assert_eq!(
+            (low.since(high), high.plus(11), low.minus(11)),
+            (11, low, high)
+        );
         assert_eq!((low.distance(high), high.distance(low)), (11, -11));
         assert_eq!((low.max(high), low.min(high)), (low, high));
     }

@@ -344,6 +344,30 @@ fn reset_by_the_peer() {
     assert_eq!(single.answer(), None);
 }
 
+/// An answer to something old does not take away what was received before both sides finished (RFC 1337).
+#[test]
+fn reset_after_both_finished() {
+    let mut single = Single::v4();
+    let (flow, theirs) = single.connected(100);
+    single.stack.tcp_finish(flow, single.now);
+    single.answered();
+    single.segment(
+        TcpFlags::ACK.with(TcpFlags::FIN),
+        101,
+        theirs + 1,
+        b"unread",
+    );
+    assert_eq!(single.answered(), (TcpFlags::ACK, theirs + 1, 108));
+    single.segment(TcpFlags::RST, 108, 0, b"");
+    assert_eq!(single.stack.poll_event(), Some(Event::TcpReadable { flow }));
+    assert_eq!(single.stack.tcp_recv(flow, &mut [0; 8], single.now), 6);
+    let ends = [Event::TcpPeerFinished { flow }, Event::TcpClosed { flow }];
+    assert_eq!(
+        [single.stack.poll_event(), single.stack.poll_event()],
+        ends.map(Some)
+    );
+}
+
 #[test]
 fn aborted_by_the_caller() {
     let mut single = Single::v4();
@@ -572,7 +596,10 @@ fn guessed_numbers() {
     assert_eq!(single.answer(), None);
     single.segment(TcpFlags::ACK, 101, theirs.wrapping_add(500), b"forged");
     assert_eq!(single.answered(), (TcpFlags::ACK, theirs, 101));
-    assert_eq!((single.stack.poll_event(), single.stack.tcp_recv_ready(flow)), (None, 0));
+    assert_eq!(
+        (single.stack.poll_event(), single.stack.tcp_recv_ready(flow)),
+        (None, 0)
+    );
     for _ in 0..100 {
         single.segment(TcpFlags::RST, 150, 0, b"");
     }
@@ -598,7 +625,10 @@ fn three_duplicates() {
     assert_eq!(single.answered(), (TcpFlags::ACK, theirs, 101));
     // It fills the gap, and the peer had the rest.
     single.segment(TcpFlags::ACK, 101, theirs.wrapping_add(3000), b"");
-    assert_eq!((single.answer(), single.stack.tcp_send_queue_free(flow)), (None, 64 * 1024));
+    assert_eq!(
+        (single.answer(), single.stack.tcp_send_queue_free(flow)),
+        (None, 64 * 1024)
+    );
 }
 
 /// A closed window is probed, ever more rarely, for as long as the peer answers.
@@ -623,7 +653,10 @@ fn a_closed_window_is_probed() {
         single.stack.handle_timeout(single.now);
         if let Some(packet) = single.answer() {
             let tcp = Ip::parse(&packet).unwrap().tcp().unwrap();
-            assert_eq!((tcp.sequence(), tcp.payload().len()), (theirs.wrapping_sub(1), 0));
+            assert_eq!(
+                (tcp.sequence(), tcp.payload().len()),
+                (theirs.wrapping_sub(1), 0)
+            );
             probes.push(single.now - start);
             single.stack.handle_packet(&out[..len], single.now);
         }

@@ -86,7 +86,9 @@ fn pump(supers: bool) -> Cost {
         };
         Netstack::new(config, now)
     });
-    let to = client.tcp_connect(client_addr(1000), server_addr(), now).unwrap();
+    let to = client
+        .tcp_connect(client_addr(1000), server_addr(), now)
+        .unwrap();
     let mut bulk = Bulk {
         client,
         server,
@@ -130,7 +132,8 @@ impl Bulk {
             segments += segments_of(emitted.total_len() - emitted.header.len());
             for packet in made {
                 let slot = self.spare.pop().unwrap_or(self.packets.len());
-                self.packets.resize_with(self.packets.len().max(slot + 1), Vec::new);
+                self.packets
+                    .resize_with(self.packets.len().max(slot + 1), Vec::new);
                 self.packets[slot] = packet;
                 self.waiting.push_back(slot);
             }
@@ -141,12 +144,22 @@ impl Bulk {
 
     /// One batch in, its bytes and answers out.
     fn receive(&mut self) -> usize {
-        let Self { server, packets, waiting, spare, from, answers, .. } = self;
+        let Self {
+            server,
+            packets,
+            waiting,
+            spare,
+            from,
+            answers,
+            ..
+        } = self;
         let mut took = Duration::ZERO;
         let received = timed(&mut took, |now| {
             server.handle_timeout(now);
             for _ in 0..BATCH {
-                let Some(slot) = waiting.pop_front() else { break };
+                let Some(slot) = waiting.pop_front() else {
+                    break;
+                };
                 server.handle_packet(&packets[slot], now);
                 spare.push(slot);
             }

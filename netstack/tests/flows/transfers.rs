@@ -267,7 +267,10 @@ fn the_same_ports_again_at_once() {
 #[test]
 fn super_packets() {
     for loss in [0, 20] {
-        let quality = Quality { loss, ..Quality::delayed(5) };
+        let quality = Quality {
+            loss,
+            ..Quality::delayed(5)
+        };
         let mut pair = Pair::new(quality, 12);
         pair.supers = true;
         pair.open(1000, Script::both_ways(1, 3_000_000, 2_000_000));
@@ -279,7 +282,10 @@ fn super_packets() {
 /// The path turns out narrower, or wider, while flows use it.
 #[test]
 fn the_mtu_changes() {
-    let wide = kvpn_netstack::Config { mtu: 1420, ..config(1) };
+    let wide = kvpn_netstack::Config {
+        mtu: 1420,
+        ..config(1)
+    };
     let mut pair = Pair::with([wide.clone(), wide], Quality::delayed(5), 13);
     pair.open(1000, Script::both_ways(1, 3_000_000, 3_000_000));
     for mtu in [1280, 1420, 1360, 9000] {
@@ -310,7 +316,9 @@ fn memory_has_a_bound() {
     let mut most = 0;
     while !pair.all_ended() {
         pair.run_for(Duration::from_millis(20));
-        most = most.max(pair.stacks[SERVER].memory_used()).max(pair.stacks[CLIENT].memory_used());
+        most = most
+            .max(pair.stacks[SERVER].memory_used())
+            .max(pair.stacks[CLIENT].memory_used());
         assert!(pair.now - pair.start < PATIENCE);
     }
     pair.assert_all_closed();
@@ -328,7 +336,10 @@ fn as_fast_as_cubic_may_be() {
         let cubic = 1.054 * (0.020_f64 / p).powf(0.75);
         let reno = (0.529 * 1.7 / (2.0 * 0.3 * p)).sqrt();
         let expected = cubic.max(reno) * 1320.0 * 8.0 / 0.020 / 1e6;
-        let quality = Quality { loss, ..Quality::delayed(10) };
+        let quality = Quality {
+            loss,
+            ..Quality::delayed(10)
+        };
         let configs = [1, 2].map(|seed| kvpn_netstack::Config {
             seed,
             ..kvpn_netstack::Config::default()
@@ -338,7 +349,10 @@ fn as_fast_as_cubic_may_be() {
         pair.run_until(Duration::from_secs(1000), Pair::all_ended);
         pair.assert_all_closed();
         let rate = bytes as f64 * 8.0 / 1e6 / (pair.now - pair.start).as_secs_f64();
-        assert!(rate >= expected, "{rate:.1} Mbit/s, not {expected:.1}, at {loss}/1000");
+        assert!(
+            rate >= expected,
+            "{rate:.1} Mbit/s, not {expected:.1}, at {loss}/1000"
+        );
     }
 }
 
@@ -363,10 +377,14 @@ fn reordering_is_not_loss() {
         jitter: Duration::from_millis(4),
         ..Quality::delayed(10)
     };
-    let mut pair = Pair::with([config(1), config(2)].map(|config| kvpn_netstack::Config {
-        tcp_buffer: 4 << 20,
-        ..config
-    }), quality, 16);
+    let mut pair = Pair::with(
+        [config(1), config(2)].map(|config| kvpn_netstack::Config {
+            tcp_buffer: 4 << 20,
+            ..config
+        }),
+        quality,
+        16,
+    );
     pair.open(1000, Script::both_ways(1, 20_000_000, 0));
     pair.run_until(PATIENCE, Pair::all_ended);
     pair.assert_all_closed();

@@ -35,10 +35,18 @@ impl Connection {
         let right = |ack: Seq| ack == self.iss.plus(1) && self.syns > 0;
         let acknowledged = segment.ack.is_some_and(right);
         if segment.ack.is_some() && !acknowledged {
-            return if segment.rst { Arrival::Taken } else { Arrival::Stray };
+            return if segment.rst {
+                Arrival::Taken
+            } else {
+                Arrival::Stray
+            };
         }
         if segment.rst {
-            self.stage = if acknowledged { Stage::Reset } else { self.stage };
+            self.stage = if acknowledged {
+                Stage::Reset
+            } else {
+                self.stage
+            };
         } else if segment.syn && !segment.fin {
             self.agree(segment, context);
             if acknowledged {
@@ -116,13 +124,20 @@ impl Connection {
             }
             return Arrival::Taken;
         };
-        if !self.sender.acknowledged(segment, ack, context.memory, context.now) {
+        if !self
+            .sender
+            .acknowledged(segment, ack, context.memory, context.now)
+        {
             self.challenge(context);
             return Arrival::Taken;
         }
         let kept = (segment.len == 0 && !segment.fin) || self.receive(segment, payload, context);
         self.end_if_both_finished();
-        if kept { Arrival::Taken } else { Arrival::NoMemory }
+        if kept {
+            Arrival::Taken
+        } else {
+            Arrival::NoMemory
+        }
     }
 
     fn receive(&mut self, segment: &Segment, payload: &[u8], context: &mut Context<'_>) -> bool {
@@ -130,7 +145,8 @@ impl Connection {
         if self.receiver.is_finished() && !self.sender.fin_sent() {
             self.passive = true;
         }
-        self.receiver.tune(self.sender.round_trip.smoothed(), context.now);
+        self.receiver
+            .tune(self.sender.round_trip.smoothed(), context.now);
         kept
     }
 
@@ -157,9 +173,16 @@ impl Connection {
         if segment.seq != self.receiver.nxt() {
             return self.challenge(context);
         }
-        // The peer, which has everything but our FIN, forgot the flow before its last word came through.
-        let ends_well = self.passive && self.sender.fin_sent() && self.sender.outgoing.is_empty();
-        self.stage = if ends_well { Stage::Finished } else { Stage::Reset };
+        // The peer finished, has everything but perhaps our FIN, and forgot the flow before its last word came through; or something
+        // old made it say so (RFC 1337).
+        let ends_well = self.receiver.is_finished()
+            && self.sender.fin_sent()
+            && self.sender.outgoing.is_empty();
+        self.stage = if ends_well {
+            Stage::Finished
+        } else {
+            Stage::Reset
+        };
     }
 
     /// Says where we stand, not too often: two ends that find each other's segments wrong would never stop.

@@ -16,11 +16,18 @@ const MAX_BARE: usize = 60;
 
 impl Connection {
     /// The next segment, or several in one; it counts as sent. `single`: one segment at a time.
-    pub(in crate::tcp) fn depart(&mut self, single: bool, context: &mut Context<'_>) -> Option<Departure> {
+    pub(in crate::tcp) fn depart(
+        &mut self,
+        single: bool,
+        context: &mut Context<'_>,
+    ) -> Option<Departure> {
         match self.stage {
             Stage::SynSent | Stage::SynReceived => self.depart_syn(context),
             Stage::Open => self.depart_open(single, context),
-            Stage::Finished => self.receiver.owes().then(|| self.bare(self.sender.nxt(), context)),
+            Stage::Finished => self
+                .receiver
+                .owes()
+                .then(|| self.bare(self.sender.nxt(), context)),
             Stage::Reset => None,
         }
     }
@@ -33,7 +40,10 @@ impl Connection {
         self.syn_at = context.now;
         let answering = self.stage == Stage::SynReceived;
         let (shift, sack) = match answering {
-            true => (self.receiver.scaled().then(|| shift_for(context.buffer)), self.sender.has_sack()),
+            true => (
+                self.receiver.scaled().then(|| shift_for(context.buffer)),
+                self.sender.has_sack(),
+            ),
             false => (Some(shift_for(context.buffer)), true),
         };
         self.told_window = self.receiver.syn_window();
@@ -52,7 +62,11 @@ impl Connection {
         let options = Writer::sack(&self.receiver.blocks());
         let len = options.bytes().len() as u32;
         let size = self.sender.segment_size(context.mss, len);
-        let most = if single { size } else { max_payload(self.v4, len) };
+        let most = if single {
+            size
+        } else {
+            max_payload(self.v4, len)
+        };
         if let Some(outbound) = self.sender.next(size, most, context.now) {
             return Some(self.data(&outbound, size, options, context));
         }

@@ -148,7 +148,9 @@ impl Sender {
         let shortest = self.round_trip.shortest();
         let trips = (shortest, self.round_trip.smoothed().unwrap_or(shortest));
         let recovering = self.recovery.is_some();
-        let (lost, wait) = self.rack.judge(&mut self.board, recovering, self.mss, trips, now);
+        let (lost, wait) = self
+            .rack
+            .judge(&mut self.board, recovering, self.mss, trips, now);
         self.reorder_at = wait.map(|wait| now.plus(wait.max(1)));
         if lost > 0 {
             self.recover();
@@ -159,7 +161,10 @@ impl Sender {
     fn count_duplicates(&mut self, ack: Seq, news: &News, duplicate: bool) {
         if news.advanced {
             self.duplicates = 0;
-            let partial = self.recovery.as_ref().is_some_and(|recovery| ack.is_before(recovery.until));
+            let partial = self
+                .recovery
+                .as_ref()
+                .is_some_and(|recovery| ack.is_before(recovery.until));
             if partial {
                 self.board.lose_first(self.mss);
             }
@@ -206,7 +211,8 @@ impl Sender {
             Some(_) => self.cubic.acknowledged(delivered, 0, now),
             None => {
                 let held = self.held_back_at.is_some_and(|at| !before.is_after(at));
-                let used = self.cubic.in_slow_start() && 2 * u64::from(flight) >= u64::from(self.cubic.window());
+                let used = self.cubic.in_slow_start()
+                    && 2 * u64::from(flight) >= u64::from(self.cubic.window());
                 if held || used {
                     let trip = self.round_trip.smoothed().unwrap_or(0);
                     self.cubic.acknowledged(delivered, trip, now);

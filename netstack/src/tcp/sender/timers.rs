@@ -25,7 +25,10 @@ impl Sender {
             let timeout = self.timeout_at();
             self.tail_at().map_or(timeout, |tail| tail.min(timeout))
         });
-        [acknowledgement, self.reorder_at, self.persist_at].into_iter().flatten().min()
+        [acknowledgement, self.reorder_at, self.persist_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn timeout_at(&self) -> Time {
@@ -40,7 +43,11 @@ impl Sender {
             && !self.board.has_gaps();
         let trip = self.round_trip.smoothed().filter(|_| useful)?;
         let lone = self.board.flight() <= self.mss;
-        let delay = if lone { DELAYED_ACKNOWLEDGEMENT } else { MARGIN };
+        let delay = if lone {
+            DELAYED_ACKNOWLEDGEMENT
+        } else {
+            MARGIN
+        };
         Some(self.active_at.plus(2 * trip + delay))
     }
 
@@ -65,7 +72,10 @@ impl Sender {
     }
 
     fn timed_out(&mut self, now: Time) {
-        let first = !self.recovery.as_ref().is_some_and(|recovery| recovery.by_timeout);
+        let first = !self
+            .recovery
+            .as_ref()
+            .is_some_and(|recovery| recovery.by_timeout);
         self.cubic.timed_out(first);
         self.board.lose_all();
         self.recovery = Some(Recovery::new(self.nxt, self.board.flight(), true));
@@ -77,7 +87,8 @@ impl Sender {
 
     /// Called when nothing goes out: sees to it that a closed window is probed. True when a probe is due now.
     pub(in crate::tcp) fn persist(&mut self, now: Time) -> bool {
-        let blocked = self.board.is_empty() && (self.waiting() > 0 || (self.finishing && self.fin.is_none()));
+        let blocked =
+            self.board.is_empty() && (self.waiting() > 0 || (self.finishing && self.fin.is_none()));
         if !blocked {
             self.probe = None;
             return false;
