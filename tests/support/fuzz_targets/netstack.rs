@@ -60,7 +60,10 @@ pub(super) fn commands(data: &[u8]) {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "any instant will do as the start of a clock that is moved by hand")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "any instant will do as the start of a clock that is moved by hand"
+)]
 fn epoch() -> Instant {
     Instant::now()
 }
@@ -116,8 +119,13 @@ impl Rig {
 
     /// A segment with a right checksum, near the numbers that a flow has or anywhere.
     fn segment(&mut self, input: &mut Input<'_>) {
-        let spread = [0, 1, 1300, 70_000][usize::from(input.byte() % 4)];
-        let near = |around: u32, by: u16| around.wrapping_add(u32::from(by) * spread / 256).wrapping_sub(spread / 2);
+        let spread = [0, 4, 1300, 70_000_u64][usize::from(input.byte() % 4)];
+        let near = |around: u32, by: u16| {
+            let offset = (u64::from(by) * spread) >> 16;
+            around
+                .wrapping_add(offset as u32)
+                .wrapping_sub((spread / 2) as u32)
+        };
         let options = match input.byte() % 4 {
             0 => vec![2, 4, 5, 0, 1, 3, 3, input.byte(), 1, 1, 4, 2],
             1 => {
@@ -155,7 +163,8 @@ impl Rig {
             let Some(emitted) = self.stack.poll_packet() else {
                 return;
             };
-            (self.next, self.acknowledged) = learn(&emitted).unwrap_or((self.next, self.acknowledged));
+            (self.next, self.acknowledged) =
+                learn(&emitted).unwrap_or((self.next, self.acknowledged));
         }
     }
 }
@@ -168,7 +177,12 @@ fn learn(emitted: &Emitted<'_>) -> Option<(u32, u32)> {
     while let Some(len) = split.next(&mut out) {
         let ip = Ip::parse(&out[..len]).expect("a packet");
         assert!(checksum::verify(&ip));
-        last = ip.tcp().map(|tcp| (tcp.acknowledgement(), tcp.sequence().wrapping_add(tcp.sequence_len())));
+        last = ip.tcp().map(|tcp| {
+            (
+                tcp.acknowledgement(),
+                tcp.sequence().wrapping_add(tcp.sequence_len()),
+            )
+        });
     }
     last
 }
