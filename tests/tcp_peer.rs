@@ -48,33 +48,41 @@ fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(byte).collect()
 }
 
-/// A network namespace with a TUN in it, gone when dropped.
+/// A network namespace, gone when dropped.
+struct Namespace(String);
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        ip(&format!("netns del {}", self.0));
+    }
+}
+
+/// A host whose network is a TUN.
 struct Host {
-    namespace: String,
     device: tun::Device,
+    namespace: Namespace,
 }
 
 impl Host {
     fn new(name: &str, own: Ipv4Addr, others: &str) -> Self {
         let namespace = format!("kvpn-tcp-{name}-{}", std::process::id());
         ip(&format!("netns add {namespace}"));
-        let device = inside(&namespace, || {
+        let namespace = Namespace(namespace);
+        let device = inside(&namespace.0, || {
             let mut configuration = tun::Configuration::default();
             configuration.tun_name("tun0").mtu(MTU);
             let device = tun::create(&configuration).unwrap();
             device.set_nonblock().unwrap();
             device
         });
-        ip(&format!("-n {namespace} addr add {own}/32 dev tun0"));
-        ip(&format!("-n {namespace} link set tun0 up"));
-        ip(&format!("-n {namespace} route add {others} dev tun0"));
-        Self { namespace, device }
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        ip(&format!("netns del {}", self.namespace));
+        for command in [
+            format!("addr add {own}/32 dev tun0"),
+            "link set tun0 up".to_owned(),
+            format!("route add {others} dev tun0"),
+        ] {
+            ip(&format!("-n {} {command}", namespace.0));
+        }
+        Self { device, namespace }
     }
 }
 
@@ -238,10 +246,16 @@ fn carry(mut ends: [&mut dyn End; 2], quality: Quality, seed: u64, done: &Atomic
     }
 }
 
+/// What ours is compared with; the machine's own choice may be another.
+fn choose_cubic(stream: &TcpStream) {
+    rustix::net::sockopt::set_tcp_congestion(stream, "cubic").unwrap();
+}
+
 /// The client's side: a program on the kernel's TCP. Returns how long it took.
 fn client(load: Load) -> Duration {
     let start = Instant::now();
     let mut stream = TcpStream::connect(SocketAddr::from((SERVER, 80))).unwrap();
+    choose_cubic(&stream);
     stream.write_all(&pattern(load.up)).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     let mut down = Vec::new();
@@ -253,6 +267,7 @@ fn client(load: Load) -> Duration {
 /// The same as [`Stack`], on the kernel's TCP.
 fn serve(listener: &TcpListener, load: Load) {
     let (mut stream, _) = listener.accept().unwrap();
+    choose_cubic(&stream);
     let mut up = Vec::new();
     stream.read_to_end(&mut up).unwrap();
     assert!(up == pattern(load.up), "{} bytes came", up.len());
@@ -261,7 +276,7 @@ fn serve(listener: &TcpListener, load: Load) {
 
 fn against_stack(load: Load, quality: Quality, seed: u64) -> Duration {
     let mut host = Host::new("a", CLIENT, "10.96.0.0/16");
-    let (namespace, done) = (host.namespace.clone(), AtomicBool::new(false));
+    let (namespace, done) = (host.namespace.0.clone(), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let taken = scope.spawn(|| {
             let _end = Done(&done);
@@ -276,10 +291,10 @@ fn against_kernel(load: Load, quality: Quality, seed: u64) -> Duration {
     let mut client_host = Host::new("b", CLIENT, "10.96.0.0/16");
     let mut server_host = Host::new("c", SERVER, "198.19.0.0/16");
     let done = AtomicBool::new(false);
-    let listener = inside(&server_host.namespace, || {
+    let listener = inside(&server_host.namespace.0, || {
         TcpListener::bind((SERVER, 80)).unwrap()
     });
-    let namespace = client_host.namespace.clone();
+    let namespace = client_host.namespace.0.clone();
     std::thread::scope(|scope| {
         scope.spawn(|| serve(&listener, load));
         let taken = scope.spawn(|| {

@@ -199,7 +199,7 @@ mod tests {
     fn slow_start_doubles_until_the_threshold() {
         let mut cubic = Cubic::new(MSS, 10_000_000);
         for round in 0..5 {
-            assert_eq!(cubic.window(), 10 * MSS << round);
+            assert_eq!(cubic.window(), (10 * MSS) << round);
             cubic.acknowledged(cubic.window(), 20_000, Time::default());
         }
         cubic.lost();
