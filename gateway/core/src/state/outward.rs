@@ -14,8 +14,8 @@ use crate::event::SessionIndex;
 use crate::output::DropReason;
 use crate::path::{Path, Transmit};
 
-/// Packets that one session sends before the next one's turn.
-const TURN: usize = 32;
+/// Packets that one session sends before the next one's turn: a super-packet of full segments.
+const TURN: usize = 48;
 
 impl GatewayState {
     /// What the kernel datapath's TUN takes in one piece; nothing but single packets until it is said.
