@@ -183,3 +183,6 @@ impl Source for UdpCarrier {
         self.datagrams.socket_mut().deregister(registry)
     }
 }
+
+#[cfg(test)]
+mod tests;

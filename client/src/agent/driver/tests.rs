@@ -14,17 +14,18 @@ use kvpn_gateway::cli::Options;
 use kvpn_io::udp::UdpOffload;
 use kvpn_wire::control::{CreateSession, Datapath, SESSIONS_PATH, VERSION};
 
-use self::net::{Net, POD, SERVER, inside, ip};
+use self::net::{Net, POD, SERVER, has_needs, inside, ip};
 use super::*;
 use crate::os::Tun as _;
 use crate::os::platform::SystemTun;
 
-mod net;
+pub(super) mod net;
 
 const PORT: u16 = 5001;
 const INTERFACE: &str = "kvpn0";
-/// Bytes of one transfer, and what it is compared by.
-const LENGTH: usize = 200 << 20;
+/// Bytes of a long transfer, of a short one, and what they are compared by.
+const LONG: usize = 200 << 20;
+const SHORT: usize = 20 << 20;
 const BLOCK: usize = 64 << 10;
 
 /// Two drivers and what ends them.
@@ -59,7 +60,7 @@ fn start_gateway(
     });
 }
 
-fn current_thread() -> tokio::runtime::Runtime {
+pub(super) fn current_thread() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -156,7 +157,7 @@ impl Tunnel {
             grant.clone(),
             SocketAddr::new(POD.into(), udp.port()),
         );
-        let namespace = net.laptop.clone();
+        let namespace = net.laptop.name().to_owned();
         let (started_tx, started) = channel();
         let laptop = inside(&net.laptop, move || {
             drive(config, laptop_offloads, &namespace, &started_tx);
@@ -171,15 +172,15 @@ impl Tunnel {
         }
     }
 
-    /// A transfer each way, of which every byte counts.
-    fn transfers_whole(&self) {
+    /// A transfer each way of `length` bytes, of which every one counts.
+    fn transfers_whole(&self, length: usize) {
         let (bound_tx, bound) = channel();
-        let server = inside(&self.net.server, move || serve(&bound_tx));
+        let server = inside(&self.net.server, move || serve(length, &bound_tx));
         bound.recv().unwrap();
-        let laptop = inside(&self.net.laptop, || {
+        let laptop = inside(&self.net.laptop, move || {
             let mut stream = TcpStream::connect((SERVER, PORT)).unwrap();
-            send(&mut stream);
-            receive(&mut stream);
+            send(&mut stream, length);
+            receive(&mut stream, length);
         });
         laptop.join().unwrap();
         server.join().unwrap();
@@ -204,13 +205,13 @@ impl Drop for Tunnel {
 }
 
 /// The server: takes a transfer, then makes one.
-fn serve(bound_tx: &Sender<()>) {
+fn serve(length: usize, bound_tx: &Sender<()>) {
     let listener = TcpListener::bind((SERVER, PORT)).unwrap();
     bound_tx.send(()).unwrap();
     let (mut stream, from) = listener.accept().unwrap();
     assert_eq!(from.ip().to_string(), "10.244.1.7", "masqueraded");
-    receive(&mut stream);
-    send(&mut stream);
+    receive(&mut stream, length);
+    send(&mut stream, length);
 }
 
 /// No two blocks of a transfer are equal.
@@ -221,29 +222,21 @@ fn block(number: usize, block: &mut [u8]) {
     }
 }
 
-fn send(stream: &mut TcpStream) {
+fn send(stream: &mut TcpStream, length: usize) {
     let mut bytes = vec![0; BLOCK];
-    for number in 0..LENGTH / BLOCK {
+    for number in 0..length / BLOCK {
         block(number, &mut bytes);
         stream.write_all(&bytes).unwrap();
     }
 }
 
-fn receive(stream: &mut TcpStream) {
+fn receive(stream: &mut TcpStream, length: usize) {
     let (mut bytes, mut expected) = (vec![0; BLOCK], vec![0; BLOCK]);
-    for number in 0..LENGTH / BLOCK {
+    for number in 0..length / BLOCK {
         stream.read_exact(&mut bytes).unwrap();
         block(number, &mut expected);
         assert!(bytes == expected, "block {number}");
     }
-}
-
-fn has_needs() -> bool {
-    let has = rustix::process::geteuid().is_root() && std::path::Path::new("/dev/net/tun").exists();
-    if !has {
-        eprintln!("skipped: the kernel's datapath needs root and /dev/net/tun");
-    }
-    has
 }
 
 #[test]
@@ -253,7 +246,7 @@ fn transfers_arrive_whole_with_offload() {
     }
     let tunnel = Tunnel::start("both", true, true);
     assert_eq!(tunnel.grant.datapath, Datapath::Kernel);
-    tunnel.transfers_whole();
+    tunnel.transfers_whole(LONG);
     let Reading { status, tun, udp } = tunnel.reading();
     assert_eq!(
         udp,
@@ -268,7 +261,7 @@ fn transfers_arrive_whole_with_offload() {
         told.is_some_and(|told| told.starts_with("TUN TSO")),
         "{told:?}"
     );
-    assert!(status.received_bytes > LENGTH as u64, "{status:?}");
+    assert!(status.received_bytes > LONG as u64, "{status:?}");
 }
 
 #[test]
@@ -282,7 +275,7 @@ fn transfers_arrive_whole_without_offload_at_either_end() {
         ("none", false, false),
     ] {
         let tunnel = Tunnel::start(name, laptop, gateway);
-        tunnel.transfers_whole();
+        tunnel.transfers_whole(SHORT);
         let Reading { tun, udp, .. } = tunnel.reading();
         assert_eq!(tun > Some(TunOffload::Plain), laptop);
         assert_eq!(udp.is_some_and(|udp| udp.gso), laptop);

@@ -217,3 +217,6 @@ fn open(any: IpAddr) -> io::Result<AsyncFd<OwnedFd>> {
     socket.bind(&SocketAddr::new(any, 0).into())?;
     watch(socket.into(), Interest::READABLE)
 }
+
+#[cfg(test)]
+mod tests;
