@@ -64,6 +64,11 @@ pub(crate) enum TunError {
     },
 }
 
+/// Only one session at a time can have it, and another one has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Taken(pub(crate) String);
+
 /// Addresses and routes.
 pub(crate) trait Routes {
     /// What there is now.
@@ -75,6 +80,14 @@ pub(crate) trait Routes {
         link: u32,
         addresses: &[IpNetwork],
         mtu: u16,
+    ) -> Result<Vec<IpNetwork>>;
+    /// Gives an interface other addresses, with their blocks' routes; those that it keeps are never missing. Returns the
+    /// addresses that stand.
+    async fn readdress(
+        &self,
+        link: u32,
+        former: &[IpNetwork],
+        addresses: &[IpNetwork],
     ) -> Result<Vec<IpNetwork>>;
     /// Sends a range to an interface; nothing happens when it is there already.
     async fn add(&self, link: u32, range: IpNetwork) -> Result<()>;

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::thread::JoinHandle;
 
 use anyhow::Context as _;
-use kvpn_gateway_core::{Config, KernelFamilies, Limits};
+use kvpn_gateway_core::{Config, KernelFamilies, Limits, Shard};
 use kvpn_wire::control::{ClusterFacts, Datapath};
 use rand::TryRng as _;
 use tokio::net::TcpListener;
@@ -62,6 +62,7 @@ impl Settings {
     fn core(self, kernel: KernelFamilies, note: Option<String>, udp_port: u16) -> Config {
         Config {
             seed: self.seed,
+            shard: Shard::default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cluster: self.cluster,
             nameservers: self.nameservers,

@@ -14,6 +14,7 @@ use kvpn_wire::wireguard::{
 
 use crate::config::Config;
 use crate::event::{Event, Path, Transmit};
+use crate::kept::Kept;
 use crate::paths::{Action, Paths};
 use crate::random::Random;
 use crate::status::Status;
@@ -43,6 +44,8 @@ pub(crate) struct Session {
     scratch: Vec<u8>,
     /// Where super-packets are cut.
     segment: Vec<u8>,
+    /// Packets while no path is known to work; only while there are any.
+    kept: Option<Kept>,
     events: VecDeque<Event>,
     random: Random,
     sent_bytes: u64,
@@ -81,6 +84,7 @@ impl Session {
             transmits: BatchQueue::new(MAX_TRANSMITS, TRANSMIT_BYTES),
             scratch: vec![0; scratch_len(grant)],
             segment: vec![0; grant.mtu.into()],
+            kept: None,
             events: VecDeque::new(),
             random,
             sent_bytes: 0,
@@ -100,6 +104,10 @@ impl Session {
         now: Instant,
     ) {
         self.tunnel = tunnel(private_key, grant, index, self.random.next(), now);
+        if self.addresses != grant.addresses {
+            // Packets with the former addresses are of no use.
+            self.kept = None;
+        }
         self.addresses.clone_from(&grant.addresses);
         self.mtu = grant.mtu.into();
         self.scratch.resize(scratch_len(grant), 0);
@@ -143,20 +151,30 @@ impl Session {
     /// Everything is tried again, the keys included: after a sleep the gateway may have forgotten them.
     pub(crate) fn network_changed(&mut self, now: Instant) {
         self.paths.probe_all(now);
-        for path in self.paths.handshake_order() {
-            self.initiate_on(path, now);
-        }
+        let paths = self.paths.handshake_order();
+        self.initiate_on(&paths, now);
         self.act(now);
     }
 
-    /// Seals a packet and queues it for the path in use. Without a session it waits inside.
+    /// Seals a packet and queues it for the path in use. While no path is known to work it waits inside.
     pub(crate) fn send(&mut self, packet: &[u8], now: Instant) {
-        let Some(path) = self.paths.current() else {
-            return self.send_nowhere(packet, now);
-        };
+        match self.working_path() {
+            Some(path) => self.send_on(path, packet, now),
+            None => {
+                self.kept.get_or_insert_with(Kept::new).keep(packet);
+                self.paths.data_waits(now);
+            }
+        }
+    }
+
+    fn send_on(&mut self, path: Path, packet: &[u8], now: Instant) {
         if self.seal_to(path, packet, now) {
             self.paths.data_sent(now);
         }
+    }
+
+    fn working_path(&self) -> Option<Path> {
+        self.paths.current().filter(|_| self.paths.established())
     }
 
     /// As [`Self::send`], for all the packets that a super-packet stands for.
@@ -305,27 +323,32 @@ impl Session {
     }
 
     fn act(&mut self, now: Instant) {
+        let mut without_keys = Vec::new();
         while let Some(action) = self.paths.poll_action() {
             match action {
                 Action::Probe {
                     path,
                     sequence,
                     fresh,
-                } => self.make_probe(path, sequence, fresh, now),
+                } => {
+                    if fresh || !self.tunnel.has_session(now) {
+                        without_keys.push(path);
+                    }
+                    self.make_probe(path, sequence, now);
+                }
                 Action::Tell(event) => {
                     tracing::debug!(?event, "session");
                     self.events.push_back(event);
                 }
             }
         }
+        self.initiate_on(&without_keys, now);
+        self.send_kept(now);
     }
 
-    /// A round trip: an echo request to the gateway's end, or a handshake while there is no session.
-    fn make_probe(&mut self, path: Path, sequence: u16, fresh: bool, now: Instant) {
+    /// A round trip: an echo request to the gateway's end. Without a session the handshake is one.
+    fn make_probe(&mut self, path: Path, sequence: u16, now: Instant) {
         let has_session = self.tunnel.has_session(now);
-        if fresh || !has_session {
-            self.initiate_on(path, now);
-        }
         if let Some(ends) = self.addresses.first().filter(|_| has_session).copied()
             && let Some(packet) = self.probe_packet(&ends, path, sequence)
         {
@@ -371,27 +394,26 @@ impl Session {
         sealed
     }
 
-    /// No path is in use: the tunnel keeps the packet if it has no session either.
-    fn send_nowhere(&mut self, packet: &[u8], now: Instant) {
-        let room = packet.len() + MAX_PADDING + OVERHEAD;
-        if self.scratch.len() < room {
-            self.scratch.resize(room, 0);
-        }
-        match self.tunnel.seal(packet, &mut self.scratch, now) {
-            Sealed::Handshake(n) => self.push_own(n),
-            Sealed::Datagram(_) => *self.drops.entry("no_path").or_default() += 1,
-            Sealed::Queued | Sealed::Dropped => {}
+    /// What waited for the session goes out.
+    fn flush(&mut self, now: Instant) {
+        while let Some(path) = self.paths.current()
+            && let Some(n) = self.tunnel.flush_queued(&mut self.scratch, now)
+        {
+            self.transmits.push(path, &self.scratch[..n]);
+            self.paths.data_sent(now);
         }
     }
 
-    /// What waited for the session goes out.
-    fn flush(&mut self, now: Instant) {
-        while let Some(path) = self.paths.current() {
-            let Some(n) = self.tunnel.flush_queued(&mut self.scratch, now) else {
-                return;
-            };
-            self.transmits.push(path, &self.scratch[..n]);
-            self.paths.data_sent(now);
+    /// What waited for a path that works goes out.
+    fn send_kept(&mut self, now: Instant) {
+        let Some(path) = self.working_path() else {
+            return;
+        };
+        if let Some(mut kept) = self.kept.take() {
+            *self.drops.entry("waited_too_long").or_default() += kept.dropped();
+            while let Some(packet) = kept.pop() {
+                self.send_on(path, packet, now);
+            }
         }
     }
 
@@ -407,10 +429,21 @@ impl Session {
         }
     }
 
-    /// A handshake for this path alone.
-    fn initiate_on(&mut self, path: Path, now: Instant) {
-        if let Some(n) = self.tunnel.initiate(&mut self.scratch, now) {
-            self.transmits.push(path, &self.scratch[..n]);
+    /// A handshake on all of these paths at once. This end knows the answers to its last two initiations only, so the
+    /// last path has one of its own and all others share one: the gateway answers the copy that comes first and refuses
+    /// the rest. Should the path of that copy not carry the answer, the last path still does; each gets its turn there.
+    fn initiate_on(&mut self, paths: &[Path], now: Instant) {
+        let Some((last, others)) = paths.split_last() else {
+            return;
+        };
+        for paths in [others, std::slice::from_ref(last)] {
+            if !paths.is_empty()
+                && let Some(n) = self.tunnel.initiate(&mut self.scratch, now)
+            {
+                for path in paths {
+                    self.transmits.push(*path, &self.scratch[..n]);
+                }
+            }
         }
     }
 

@@ -9,11 +9,13 @@ mod tun;
 mod udp;
 
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use ipnetwork::IpNetwork;
 use kvpn_client_core::{ClientState, Event, Names, Path};
 use kvpn_io::tun::TunOffload;
 use kvpn_k8s::Forward;
@@ -51,6 +53,12 @@ pub(crate) enum Command {
     Names(Names),
     /// A new session, with the same or a new gateway.
     Replace(Box<Replacement>),
+    /// Addresses at which the gateway may answer UDP.
+    UdpCandidates(Vec<SocketAddr>),
+    /// Ranges that are routed into the tunnel.
+    Ranges(Vec<IpNetwork>),
+    /// A link or an address changed, or the machine slept.
+    NetworkChanged,
     /// Host routes stand, or could not be set.
     HostRoutes {
         /// As in [`Event::HostRoutes`].
@@ -239,6 +247,9 @@ impl Driver {
                 self.state.path_opened(Path::Api, now);
             }
             Command::Names(names) => self.state.set_names(names, now),
+            Command::UdpCandidates(candidates) => self.state.set_udp_candidates(&candidates, now),
+            Command::Ranges(ranges) => self.state.set_ranges(ranges),
+            Command::NetworkChanged => self.state.network_changed(now),
             Command::Replace(new) => {
                 self.state
                     .replace_session(new.private_key, new.grant, new.index, now)

@@ -52,6 +52,8 @@ pub(crate) enum Reply {
     Connected(Box<SessionReport>),
     /// It did not come to that; everything is undone.
     Failed(Failure),
+    /// Another agent holds the session; nothing was changed.
+    Occupied,
     /// How the session is.
     Report(Box<SessionReport>),
     /// The session is over; everything is undone.

@@ -82,6 +82,11 @@ pub(crate) enum Request {
         /// Ranges; those not there are left.
         routes: Vec<IpNetwork>,
     },
+    /// Replaces the client's tunnel addresses, as in `configure`: a new gateway gave others.
+    SetAddresses {
+        /// All of them, each with the prefix of its block.
+        addresses: Vec<IpNetwork>,
+    },
     /// Replaces the names given before.
     SetDns(DnsConfig),
     /// Undo everything and end.
@@ -107,6 +112,8 @@ pub(crate) enum Answer {
     Failed {
         /// What failed, on what, what to check.
         error: String,
+        /// Whether another session has what only one can have.
+        taken: bool,
     },
 }
 

@@ -22,7 +22,7 @@ use super::protocol::{
 };
 use super::validate::{self, Surroundings};
 use crate::os::platform::{self, SystemRoutes, SystemTun};
-use crate::os::{Dns, Record, Routes, Snapshot, Tun, TunError};
+use crate::os::{Dns, Record, Routes, Snapshot, Taken, Tun, TunError};
 
 /// An agent that does not read its answers for so long is taken for dead.
 const SEND_LIMIT: Duration = Duration::from_secs(2);
@@ -148,6 +148,7 @@ impl Server {
             },
             Request::AddRoutes { routes } => self.add_routes(routes).await,
             Request::RemoveRoutes { routes } => self.remove_routes(&routes).await,
+            Request::SetAddresses { addresses } => self.set_addresses(&addresses).await,
             Request::SetDns(dns) => self.set_dns(dns).await,
             Request::Release => Ok(Outcome::default()),
         };
@@ -158,6 +159,7 @@ impl Server {
             },
             Err(error) => Answer::Failed {
                 error: format!("{error:#}"),
+                taken: error.chain().any(|cause| cause.is::<Taken>()),
             },
         };
         (answer, None)
@@ -287,6 +289,27 @@ impl Server {
                 network.routes.swap_remove(place);
             }
         }
+        Ok(Outcome::default())
+    }
+
+    async fn set_addresses(&mut self, addresses: &[IpNetwork]) -> Result<Outcome> {
+        let network = standing(&mut self.network)?;
+        let snapshot = self.system.snapshot().await?;
+        let around = Surroundings {
+            snapshot: &snapshot,
+            own_link: Some(network.link),
+            resolvers: &network.resolvers,
+        };
+        validate::addresses(addresses, &around)?;
+        let former = std::mem::take(&mut network.addresses);
+        network.addresses = self
+            .system
+            .readdress(network.link, &former, addresses)
+            .await?;
+        ensure!(
+            !network.addresses.is_empty(),
+            "this machine has no address family of the session's"
+        );
         Ok(Outcome::default())
     }
 

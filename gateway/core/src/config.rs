@@ -6,12 +6,16 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 use kvpn_wire::control::ClusterFacts;
 
+use crate::shard::Shard;
+
 /// The gateway's configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where keys, session indices, ids and sequence numbers come from: 32 bytes of the operating system's
     /// random source in production, fixed in tests.
     pub seed: [u8; 32],
+    /// Which of the gateway's sessions are this state's. The WireGuard key is the same for all with one seed.
+    pub shard: Shard,
     /// The gateway's release, as sessions are told.
     pub version: String,
     /// What the gateway sees of its cluster. Its pod and node addresses are what policy refuses.
@@ -67,8 +71,10 @@ pub struct Limits {
     pub max_flows: u32,
     /// A session that is not renewed for this long ends.
     pub lease: Duration,
-    /// Bytes of buffer each way of a TCP flow (userspace).
+    /// Most bytes of buffer each way of a TCP flow (userspace).
     pub tcp_buffer: usize,
+    /// Bytes that the buffers of all of a session's TCP flows may hold together (userspace).
+    pub tcp_memory: usize,
     /// A UDP flow without a datagram for this long ends (userspace).
     pub udp_idle: Duration,
 }
@@ -79,7 +85,8 @@ impl Default for Limits {
             max_sessions: 1024,
             max_flows: 4096,
             lease: Duration::from_secs(15 * 60),
-            tcp_buffer: 1 << 19,
+            tcp_buffer: 4 << 20,
+            tcp_memory: 64 << 20,
             udp_idle: Duration::from_secs(120),
         }
     }

@@ -22,6 +22,7 @@ mod policy;
 mod schedule;
 mod session;
 mod sessions;
+mod shard;
 mod state;
 mod way;
 
@@ -31,4 +32,5 @@ pub use kvpn_netstack::{FlowCounts, Refusal};
 pub use output::{DropReason, Drops};
 pub use path::{Path, StreamId, Transmit};
 pub use policy::{Forbidden, Policy};
+pub use shard::{MAX_SHARDS, Shard};
 pub use state::{GatewayState, Refused, Snapshot};

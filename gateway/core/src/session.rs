@@ -161,7 +161,7 @@ impl Session {
         let sent = (0..turn)
             .map_while(|_| {
                 netstack
-                    .poll_packet()
+                    .poll_segment()
                     .map(|packet| self.send(packet, output, now))
             })
             .count();

@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 
+use super::ring::Used;
+
 /// How many datagrams UDP_SEGMENT takes at most (Linux UDP_MAX_SEGMENTS before 6.9).
 const MAX_DATAGRAMS: usize = 64;
 
@@ -69,10 +71,11 @@ impl<T: PartialEq> BatchQueue<T> {
         })
     }
 
-    /// Appends what `write` puts into a buffer of exactly `max_len` bytes; it returns how many it used, 0 for "nothing after all".
+    /// Appends what `write` puts into a buffer of exactly `max_len` bytes; it returns how many it used, 0 for "nothing
+    /// after all".
     ///
-    /// False when nothing was appended. `write` is not called when there is no room for `max_len` bytes, which counts as a drop.
-    /// More than `max_len` is cut to `max_len`.
+    /// False when nothing was appended. `write` is not called when there is no room for `max_len` bytes, which counts as
+    /// a drop. More than `max_len` is cut to `max_len`.
     pub fn push_with(
         &mut self,
         tag: T,
@@ -149,17 +152,10 @@ impl<T: PartialEq> BatchQueue<T> {
         if self.datagrams >= self.max_datagrams {
             return None;
         }
-        let (Some(first), Some(last)) = (self.records.front(), self.records.back()) else {
-            return (len <= self.slab.len()).then_some(0);
-        };
-        let end = last.start + last.len;
-        if last.start < first.start {
-            return (len <= first.start - end).then_some(end);
-        }
-        if len <= self.slab.len() - end {
-            return Some(end);
-        }
-        (len <= first.start).then_some(0)
+        let used = Used::between(self.records.front(), self.records.back(), |record| {
+            (record.start, record.len)
+        });
+        used.room_for(len, self.slab.len())
     }
 }
 
@@ -186,3 +182,6 @@ impl<T> std::fmt::Debug for BatchQueue<T> {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

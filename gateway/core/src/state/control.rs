@@ -185,7 +185,7 @@ impl GatewayState {
     /// An index that no session has; at random, so that it cannot be guessed and is not soon used again.
     fn free_index(&mut self) -> SessionIndex {
         loop {
-            let index = SessionIndex(self.random.next_u32() >> 8);
+            let index = self.config.shard.mark(self.random.next_u32() >> 8);
             if !self.sessions.contains(index) {
                 return index;
             }

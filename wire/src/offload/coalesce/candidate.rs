@@ -10,11 +10,14 @@ use super::super::{Abilities, MAX_PACKET, Segmentation};
 use crate::packet::checksum::Sum;
 use crate::packet::{TcpFlags, Version, be16, be32};
 
-/// How many datagrams become one, as in Linux.
-const MAX_DATAGRAMS: usize = 64;
+/// How many datagrams become one, and how many a TUN takes in one (Linux UDP_MAX_SEGMENTS before 6.9).
+pub(super) const MAX_DATAGRAMS: usize = 64;
 
 /// Flags that end a super-packet and go to its last segment.
 const LAST: u8 = TcpFlags::PSH.0 | TcpFlags::FIN.0;
+
+/// The longest headers of a candidate: IPv6 without extensions, TCP with all options.
+pub(super) const MAX_HEADER: usize = IPV6_HEADER + 60;
 
 const DONT_FRAGMENT: u16 = 0x4000;
 
@@ -41,6 +44,7 @@ impl Candidate {
         }
         let shape = Shape::read(packet).ok()?;
         let rest = &packet[shape.transport_at..];
+        // CWR is left alone: where ECN counts (AccECN), it does not belong to the first segment only.
         let wanted = match shape.transport {
             Transport::Tcp => abilities.tcp && rest[FLAGS] & !ECE == TcpFlags::ACK.0,
             Transport::Udp => abilities.udp && usize::from(be16(rest, 4)) == rest.len(),

@@ -36,7 +36,7 @@ impl Net {
             ip(&format!("-n {namespace} link set lo up"));
         }
         for (one, name, address, other, other_address) in [
-            (laptop, "up", "192.0.2.2/24", pod, "192.0.2.1/24"),
+            (laptop, "wan0", "192.0.2.2/24", pod, "192.0.2.1/24"),
             (pod, "eth0", "10.244.1.7/24", server, "10.244.1.1/24"),
         ] {
             ip(&format!(
