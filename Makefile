@@ -61,7 +61,7 @@ check: tools ## format, lints, docs, licences and duplicates, unused dependencie
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --document-private-items
-	cargo deny --offline check bans licenses sources
+	cargo deny check bans licenses sources
 	cargo machete
 	shellcheck $$(git ls-files '*.sh') $(CLUSTER)/k $(CLUSTER)/enter .ci/run
 

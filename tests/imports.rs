@@ -145,7 +145,7 @@ struct Package {
 /// of all packages that are built for any of them.
 fn metadata() -> anyhow::Result<(Vec<Package>, BTreeSet<String>)> {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version=1", "--locked", "--offline"])
+        .args(["metadata", "--format-version=1", "--locked"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .context("cargo metadata")?;

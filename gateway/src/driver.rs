@@ -153,7 +153,7 @@ impl Driver {
     /// Passes on what the core has for the kernel; whether it had anything.
     fn write_tun(&mut self) -> bool {
         let mut any = false;
-        while let Some(packet) = self.state.poll_packet() {
+        while let Some((packet, _)) = self.state.poll_packet() {
             any = true;
             if let Some(tun) = &self.tun {
                 tun.send(packet);
@@ -214,13 +214,15 @@ impl Driver {
         {
             sent = true;
             let path = transmit.path;
-            match path {
-                Path::Udp(address) => self.udp.send(address, transmit.payload),
-                Path::Api(stream) => {
-                    if self.api.send(stream, transmit.payload).is_full() {
-                        self.state.path_blocked(path);
-                    }
+            let mut full = false;
+            for datagram in transmit.datagrams() {
+                match path {
+                    Path::Udp(address) => self.udp.send(address, datagram),
+                    Path::Api(stream) => full |= self.api.send(stream, datagram).is_full(),
                 }
+            }
+            if full {
+                self.state.path_blocked(path);
             }
         }
         self.api.flush(&mut self.state);

@@ -219,8 +219,8 @@ impl Rogue {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) => return Err(error),
             };
-            if let Opened::Packet(length) = self.tunnel.open(&datagram, None, &mut out, now()) {
-                return Ok(Some(out[..length].to_vec()));
+            if let Opened::Packet { len, .. } = self.tunnel.open(&datagram, None, &mut out, now()) {
+                return Ok(Some(out[..len].to_vec()));
             }
             if end <= now() {
                 return Ok(None);

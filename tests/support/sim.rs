@@ -22,6 +22,7 @@ use kvpn_gateway_core::{
     Config as GatewayConfig, GatewayState, KernelFamilies, Limits, Path as ClientPath, StreamId,
 };
 use kvpn_wire::control::{ClusterFacts, CreateSession, SessionGrant, VERSION};
+use kvpn_wire::offload::Segmentation;
 use kvpn_wire::wireguard::PrivateKey;
 
 use self::cluster::Cluster;
@@ -333,10 +334,11 @@ impl Sim {
     fn settle_once(&mut self) -> bool {
         let mut moved = false;
         while let Some(packet) = self.programs.poll_packet() {
-            self.client.handle_tun_packet(&packet, self.now);
+            self.client
+                .handle_tun_packet(&packet, Segmentation::Whole, self.now);
             moved = true;
         }
-        while let Some(packet) = self.client.poll_packet() {
+        while let Some((packet, _)) = self.client.poll_packet() {
             self.programs.handle_packet(packet, self.now);
             moved = true;
         }
@@ -396,14 +398,15 @@ impl Sim {
                 Path::Api => self.stream.map(ClientPath::Api),
                 Path::Udp(_) => Some(ClientPath::Udp(self.nat)),
             };
-            let datagram = transmit.payload.to_vec();
-            self.overheard.push_back((transmit.path, datagram.clone()));
-            outgoing.push(Outgoing {
-                path: transmit.path,
-                to_gateway: true,
-                seen_as,
-                datagram,
-            });
+            for datagram in transmit.datagrams().map(<[u8]>::to_vec) {
+                self.overheard.push_back((transmit.path, datagram.clone()));
+                outgoing.push(Outgoing {
+                    path: transmit.path,
+                    to_gateway: true,
+                    seen_as,
+                    datagram,
+                });
+            }
         }
         self.overheard
             .drain(..self.overheard.len().saturating_sub(1000));
@@ -418,13 +421,14 @@ impl Sim {
                 ClientPath::Udp(address) => (node(), self.nat == address),
             };
             let seen_as = arrives.then_some(transmit.path);
-            let datagram = transmit.payload.to_vec();
-            outgoing.push(Outgoing {
-                path,
-                to_gateway: false,
-                seen_as,
-                datagram,
-            });
+            for datagram in transmit.datagrams().map(<[u8]>::to_vec) {
+                outgoing.push(Outgoing {
+                    path,
+                    to_gateway: false,
+                    seen_as,
+                    datagram,
+                });
+            }
         }
         outgoing
     }

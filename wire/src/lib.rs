@@ -1,4 +1,4 @@
-//! What both ends of a kvpn tunnel agree on: packet views, the WireGuard session, carrier framing,
+//! What both ends of a kvpn tunnel agree on: packet views, super-packets, the WireGuard session, carrier framing,
 //! control messages, names and address ranges.
 //!
 //! Nothing here reads a clock, draws randomness, opens a socket or starts a thread: `now` and seeds
@@ -8,6 +8,7 @@ pub mod control;
 pub mod fq_codel;
 pub mod frame;
 pub mod name;
+pub mod offload;
 pub mod packet;
 pub mod queue;
 pub mod range;

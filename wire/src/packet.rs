@@ -54,14 +54,14 @@ pub enum Malformed {
 }
 
 /// Two bytes at `at`, big-endian; 0 beyond the end, which checked views exclude.
-fn be16(bytes: &[u8], at: usize) -> u16 {
+pub(crate) fn be16(bytes: &[u8], at: usize) -> u16 {
     bytes
         .get(at..at + 2)
         .map_or(0, |b| u16::from_be_bytes([b[0], b[1]]))
 }
 
 /// Four bytes at `at`, big-endian; 0 beyond the end, which checked views exclude.
-fn be32(bytes: &[u8], at: usize) -> u32 {
+pub(crate) fn be32(bytes: &[u8], at: usize) -> u32 {
     bytes
         .get(at..at + 4)
         .map_or(0, |b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]))

@@ -1,7 +1,12 @@
-//! A bounded first-in-first-out queue of packets in one preallocated ring slab.
+//! Bounded first-in-first-out queues of packets, each in one preallocated ring slab: one by one ([`PacketQueue`]), or in
+//! batches of equal size ([`BatchQueue`]).
 //!
 //! No allocation a packet, no unbounded growth: what does not fit is refused and counted. It must not know what
 //! the bytes mean.
+
+mod batch;
+
+pub use batch::{Batch, BatchQueue};
 
 use std::collections::VecDeque;
 

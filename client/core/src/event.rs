@@ -23,13 +23,22 @@ impl fmt::Display for Path {
     }
 }
 
-/// A WireGuard datagram to send.
+/// WireGuard datagrams to send, side by side.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Transmit<'a> {
     /// Where to.
     pub path: Path,
-    /// The datagram, without the carrier's framing.
+    /// The datagrams, without the carrier's framing.
     pub payload: &'a [u8],
+    /// Bytes of each datagram but the last, which may be shorter.
+    pub segment: usize,
+}
+
+impl<'a> Transmit<'a> {
+    /// The datagrams one by one.
+    pub fn datagrams(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        self.payload.chunks(self.segment)
+    }
 }
 
 /// Something the shell has to do or may want to say.

@@ -5,8 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use kvpn_wire::control::{SessionGrant, TunnelAddresses};
+use kvpn_wire::offload::Split;
 use kvpn_wire::packet::{IcmpMessage, Ip, build};
-use kvpn_wire::queue::PacketQueue;
+use kvpn_wire::queue::BatchQueue;
 use kvpn_wire::wireguard::{
     MAX_HANDSHAKE, OVERHEAD, Opened, PrivateKey, Sealed, Tunnel, TunnelConfig,
 };
@@ -37,9 +38,11 @@ pub(crate) struct Session {
     mtu: usize,
     paths: Paths,
     probe: Probe,
-    transmits: PacketQueue<Path>,
+    transmits: BatchQueue<Path>,
     /// For what cannot be sealed straight into the queue.
     scratch: Vec<u8>,
+    /// Where super-packets are cut.
+    segment: Vec<u8>,
     events: VecDeque<Event>,
     random: Random,
     sent_bytes: u64,
@@ -75,8 +78,9 @@ impl Session {
                 ident,
                 magic: random.next().to_be_bytes(),
             },
-            transmits: PacketQueue::new(MAX_TRANSMITS, TRANSMIT_BYTES),
+            transmits: BatchQueue::new(MAX_TRANSMITS, TRANSMIT_BYTES),
             scratch: vec![0; scratch_len(grant)],
+            segment: vec![0; grant.mtu.into()],
             events: VecDeque::new(),
             random,
             sent_bytes: 0,
@@ -99,6 +103,7 @@ impl Session {
         self.addresses.clone_from(&grant.addresses);
         self.mtu = grant.mtu.into();
         self.scratch.resize(scratch_len(grant), 0);
+        self.segment.resize(grant.mtu.into(), 0);
         self.paths.restart(now);
         self.act(now);
     }
@@ -154,6 +159,15 @@ impl Session {
         }
     }
 
+    /// As [`Self::send`], for all the packets that a super-packet stands for.
+    pub(crate) fn send_all(&mut self, mut packets: Split<'_>, now: Instant) {
+        let mut segment = std::mem::take(&mut self.segment);
+        while let Some(n) = packets.next(&mut segment) {
+            self.send(&segment[..n], now);
+        }
+        self.segment = segment;
+    }
+
     /// Whether more packets may be sealed before [`Self::poll_transmit`] was emptied.
     pub(crate) fn has_room(&self) -> bool {
         self.transmits.len() < MAX_TRANSMITS / 2
@@ -179,7 +193,10 @@ impl Session {
             }
             // Not authentic: says nothing about the path.
             Opened::Cookie => return None,
-            Opened::Packet(_) | Opened::Keepalive | Opened::Reply(_) | Opened::Established(_) => {}
+            Opened::Packet { .. }
+            | Opened::Keepalive
+            | Opened::Reply(_)
+            | Opened::Established(_) => {}
         }
         self.received_bytes += u64::try_from(datagram.len()).expect("a length fits");
         self.paths.received(path, now);
@@ -203,9 +220,13 @@ impl Session {
     }
 
     pub(crate) fn poll_transmit(&mut self) -> Option<Transmit<'_>> {
-        let (path, payload) = self.transmits.pop()?;
-        self.sent_bytes += u64::try_from(payload.len()).expect("a length fits");
-        Some(Transmit { path, payload })
+        let batch = self.transmits.pop()?;
+        self.sent_bytes += u64::try_from(batch.bytes.len()).expect("a length fits");
+        Some(Transmit {
+            path: batch.tag,
+            payload: batch.bytes,
+            segment: batch.segment,
+        })
     }
 
     pub(crate) fn has_transmits(&self) -> bool {
@@ -245,12 +266,12 @@ impl Session {
         now: Instant,
     ) -> Option<usize> {
         match opened {
-            Opened::Packet(n) => match self.probe_answer(&inbox[..n]) {
+            Opened::Packet { len, .. } => match self.probe_answer(&inbox[..len]) {
                 Some(sequence) => {
                     self.paths.probe_answered(path, sequence, now);
                     None
                 }
-                None => Some(n),
+                None => Some(len),
             },
             Opened::Established(n) => {
                 self.push(path, &inbox[..n]);

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use ipnetwork::IpNetwork;
 use kvpn_netstack::{self as netstack, FlowId, Full, Netstack};
 use kvpn_wire::control::{SessionGrant, TunnelAddresses};
+use kvpn_wire::offload::{Abilities, Coalescer, Segmentation, Split};
 use kvpn_wire::packet::{Ip, TcpFlags, build};
-use kvpn_wire::queue::PacketQueue;
-use kvpn_wire::wireguard::PrivateKey;
+use kvpn_wire::wireguard::{MAX_HANDSHAKE, PrivateKey};
 
 use crate::config::{Config, Names};
 use crate::event::{Event, Path, QueryType, Transmit};
@@ -22,9 +22,6 @@ use crate::track::{Owner, Refused, Tracker};
 /// Packets that wait for the TUN.
 const MAX_PACKETS: usize = 1024;
 const PACKET_BYTES: usize = 2 * 1024 * 1024;
-
-/// The longest datagram of any carrier, in bytes: what the stream's length field can say.
-const MAX_DATAGRAM: usize = 65_535;
 
 /// Connections of kvpn's own at once, and their buffers in bytes each way.
 const STACK_FLOWS: usize = 1024;
@@ -41,10 +38,11 @@ pub struct ClientState {
     stack: Netstack,
     /// Those that the shell opened.
     shell_flows: BTreeSet<FlowId>,
-    packets: PacketQueue<()>,
+    packets: Coalescer,
     /// A new gateway does not know the programs' connections yet.
     unannounced: bool,
-    inbox: Vec<u8>,
+    /// Where super-packets to the stub are cut.
+    segment: Vec<u8>,
     events: VecDeque<Event>,
     drops: BTreeMap<&'static str, u64>,
     /// The latest instant that was handed in.
@@ -67,41 +65,50 @@ impl ClientState {
             tracker: Tracker::new(now),
             stack: Netstack::new(stack, now),
             shell_flows: BTreeSet::new(),
-            packets: PacketQueue::new(MAX_PACKETS, PACKET_BYTES),
+            packets: Coalescer::new(PACKET_BYTES, MAX_PACKETS, Abilities::default()),
             unannounced: false,
-            inbox: vec![0; MAX_DATAGRAM],
+            segment: vec![0; config.grant.mtu.into()],
             events: VecDeque::new(),
             drops: BTreeMap::new(),
             now,
         }
     }
 
-    /// A packet that a program sent into the TUN. What may not leave is dropped and counted.
-    pub fn handle_tun_packet(&mut self, packet: &[u8], now: Instant) {
+    /// What the TUN takes in one piece; nothing but single packets until it is said.
+    pub fn set_abilities(&mut self, abilities: Abilities) {
+        self.packets.set_abilities(abilities);
+    }
+
+    /// A packet that a program sent into the TUN, or a super-packet that stands for several. What may not leave is dropped
+    /// and counted.
+    pub fn handle_tun_packet(&mut self, packet: &[u8], segmentation: Segmentation, now: Instant) {
         let Ok(ip) = Ip::parse(packet) else {
             return self.dropped("tun_malformed");
         };
         if self.names.serves(ip.dst()) {
-            self.names.handle_packet(&ip, now);
+            self.ask_stub(packet, segmentation, now);
         } else if !self.session.is_client(ip.src()) {
             self.dropped("tun_foreign_source");
         } else if is_for_many(ip.dst()) {
             self.dropped("tun_multicast");
         } else {
-            self.send(&ip, Owner::Tun, now);
+            self.send(&ip, segmentation, now);
         }
         self.settle(now);
     }
 
     /// A WireGuard datagram that came on `path`.
     pub fn handle_datagram(&mut self, path: Path, datagram: &[u8], now: Instant) {
-        let mut inbox = std::mem::take(&mut self.inbox);
-        if datagram.len() > inbox.len() {
-            self.dropped("datagram_too_long");
-        } else if let Some(n) = self.session.receive(path, datagram, &mut inbox, now) {
-            self.handle_inner(&inbox[..n], now);
+        self.handle_datagrams(path, datagram, datagram.len(), now);
+    }
+
+    /// WireGuard datagrams that came on `path` side by side: each of `stride` bytes, the last may be shorter.
+    pub fn handle_datagrams(&mut self, path: Path, bytes: &[u8], stride: usize, now: Instant) {
+        let mut packets = std::mem::take(&mut self.packets);
+        for datagram in bytes.chunks(stride.max(1)) {
+            self.receive(path, datagram, &mut packets, now);
         }
-        self.inbox = inbox;
+        self.packets = packets;
         if self.unannounced && self.session.is_ready(now) {
             self.unannounced = false;
             self.ask_programs(now);
@@ -125,12 +132,12 @@ impl ClientState {
         self.session.poll_transmit()
     }
 
-    /// The next packet for the TUN.
-    pub fn poll_packet(&mut self) -> Option<&[u8]> {
+    /// The next packet for the TUN, or a super-packet as far as [`Self::set_abilities`] allows.
+    pub fn poll_packet(&mut self) -> Option<(&mut [u8], Segmentation)> {
         if self.packets.is_empty() {
-            return self.names.poll_packet();
+            self.packets.push(self.names.poll_packet()?);
         }
-        self.packets.pop().map(|((), packet)| packet)
+        self.packets.pop()
     }
 
     /// The next thing to do or to say.
@@ -293,35 +300,71 @@ impl ClientState {
         status
     }
 
-    /// A packet out of the tunnel: for the names, for kvpn's own connections, for a program, or for nobody.
-    fn handle_inner(&mut self, packet: &[u8], now: Instant) {
-        let Ok(ip) = Ip::parse(packet) else {
-            return self.dropped("inner_malformed");
+    /// Opens a datagram where its packet will wait for the TUN, if it is for a program.
+    fn receive(&mut self, path: Path, datagram: &[u8], packets: &mut Coalescer, now: Instant) {
+        let Some(space) = packets.space(datagram.len().max(MAX_HANDSHAKE)) else {
+            return self.dropped("tun_queue_full");
         };
-        if !self.session.is_client(ip.dst()) {
-            return self.dropped("inner_foreign_destination");
-        }
-        if let Some(udp) = ip.udp() {
-            let src = SocketAddr::new(ip.src(), udp.src_port());
-            let dst = SocketAddr::new(ip.dst(), udp.dst_port());
-            if self.names.expects(src, dst) {
-                return self
-                    .names
-                    .handle_message(udp.payload(), &mut self.stack, now);
-            }
-        }
-        match self.tracker.incoming(&ip, now) {
-            Some(Owner::Tun) => {
-                self.packets.push((), ip.bytes());
-            }
-            Some(Owner::Stack) => self.stack.handle_packet(ip.bytes(), now),
-            None => self.dropped("inner_unasked"),
+        let Some(n) = self.session.receive(path, datagram, space, now) else {
+            return;
+        };
+        if self.handle_inner(&space[..n], now) {
+            packets.commit(n);
         }
     }
 
-    fn send(&mut self, ip: &Ip<'_>, owner: Owner, now: Instant) {
-        match self.tracker.outgoing(ip, owner, now) {
-            Ok(()) => self.session.send(ip.bytes(), now),
+    /// A packet out of the tunnel: for the names, for kvpn's own connections, for nobody, or (then it returns true) for a program.
+    fn handle_inner(&mut self, packet: &[u8], now: Instant) -> bool {
+        let Ok(ip) = Ip::parse(packet) else {
+            self.dropped("inner_malformed");
+            return false;
+        };
+        if !self.session.is_client(ip.dst()) {
+            self.dropped("inner_foreign_destination");
+            return false;
+        }
+        if let Some(answer) = self.dns_answer(&ip) {
+            self.names.handle_message(answer, &mut self.stack, now);
+            return false;
+        }
+        match self.tracker.incoming(&ip, now) {
+            Some(Owner::Tun) => return true,
+            Some(Owner::Stack) => self.stack.handle_packet(ip.bytes(), now),
+            None => self.dropped("inner_unasked"),
+        }
+        false
+    }
+
+    /// The message in a packet that answers one of the names' own questions.
+    fn dns_answer<'a>(&self, ip: &Ip<'a>) -> Option<&'a [u8]> {
+        let udp = ip.udp()?;
+        let src = SocketAddr::new(ip.src(), udp.src_port());
+        let dst = SocketAddr::new(ip.dst(), udp.dst_port());
+        self.names.expects(src, dst).then(|| udp.payload())
+    }
+
+    /// A packet to the stub; it knows no super-packets.
+    fn ask_stub(&mut self, packet: &[u8], segmentation: Segmentation, now: Instant) {
+        let Ok(mut packets) = Split::new(packet, segmentation) else {
+            return self.dropped("tun_malformed");
+        };
+        let mut segment = std::mem::take(&mut self.segment);
+        while let Some(n) = packets.next(&mut segment) {
+            if let Ok(ip) = Ip::parse(&segment[..n]) {
+                self.names.handle_packet(&ip, now);
+            }
+        }
+        self.segment = segment;
+    }
+
+    /// A program's packet into the tunnel. All packets of a super-packet are of one flow.
+    fn send(&mut self, ip: &Ip<'_>, segmentation: Segmentation, now: Instant) {
+        match self.tracker.outgoing(ip, Owner::Tun, now) {
+            Ok(()) if segmentation == Segmentation::Whole => self.session.send(ip.bytes(), now),
+            Ok(()) => match Split::new(ip.bytes(), segmentation) {
+                Ok(packets) => self.session.send_all(packets, now),
+                Err(_) => self.dropped("tun_malformed"),
+            },
             Err(Refused::Taken) => self.dropped("flow_taken"),
             Err(Refused::Full) => self.dropped("flows_full"),
             Err(Refused::Untrackable) => self.dropped("untrackable"),
@@ -354,7 +397,7 @@ impl ClientState {
         };
         for flow in self.tracker.open_connections(now) {
             if let Some(n) = build::tcp(flow.dst, flow.src, &question, &mut packet) {
-                self.packets.push((), &packet[..n]);
+                self.packets.push(&packet[..n]);
             }
         }
     }

@@ -10,6 +10,7 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use kvpn_netstack::{self as netstack, Netstack};
 use kvpn_wire::control::{ClusterFacts, Datapath, Limits, SessionGrant, TunnelAddresses, VERSION};
+use kvpn_wire::offload::Segmentation;
 use kvpn_wire::packet::{IcmpMessage, Ip, build};
 use kvpn_wire::wireguard::{
     Opened, PresharedKey, PrivateKey, PublicKey, Sealed, Tunnel, TunnelConfig,
@@ -153,8 +154,8 @@ impl Gateway {
         let mut out = vec![0; 2048];
         let mut replies = Vec::new();
         match self.tunnel.open(datagram, None, &mut out, now) {
-            Opened::Packet(n) => {
-                let packet = out[..n].to_vec();
+            Opened::Packet { len, .. } => {
+                let packet = out[..len].to_vec();
                 self.handle_packet(&packet, zone, now, &mut replies);
             }
             Opened::Reply(n) => replies.push(out[..n].to_vec()),
@@ -310,7 +311,8 @@ impl Rig {
 
     /// A packet from a program; then everything that follows from it at once.
     pub(crate) fn send(&mut self, packet: &[u8]) {
-        self.client.handle_tun_packet(packet, self.now);
+        self.client
+            .handle_tun_packet(packet, Segmentation::Whole, self.now);
         self.settle();
     }
 
@@ -340,13 +342,13 @@ impl Rig {
             while let Some(transmit) = self.client.poll_transmit() {
                 if self.alive.contains(&transmit.path) {
                     let path = transmit.path;
-                    let all = self
-                        .gateway
-                        .handle(transmit.payload, &mut self.zone, self.now);
-                    replies.extend(all.into_iter().map(|reply| (path, reply)));
+                    for datagram in transmit.datagrams() {
+                        let all = self.gateway.handle(datagram, &mut self.zone, self.now);
+                        replies.extend(all.into_iter().map(|reply| (path, reply)));
+                    }
                 }
             }
-            while let Some(packet) = self.client.poll_packet() {
+            while let Some((packet, _)) = self.client.poll_packet() {
                 self.tun.push_back(packet.to_vec());
             }
             while let Some(event) = self.client.poll_event() {

@@ -16,6 +16,7 @@ use std::task::{Context, Poll};
 use kvpn_client_core::{ClientState, Event, Names, Path, Status};
 use kvpn_k8s::Forward;
 use kvpn_wire::control::SessionGrant;
+use kvpn_wire::offload::Segmentation;
 use kvpn_wire::wireguard::PrivateKey;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant as Timer, Sleep, sleep_until};
@@ -266,7 +267,9 @@ impl Driver {
         if let Some(tun) = tun
             && !congested
         {
-            any |= tun.receive(cx, BATCH, |packet| state.handle_tun_packet(packet, now));
+            any |= tun.receive(cx, BATCH, |packet| {
+                state.handle_tun_packet(packet, Segmentation::Whole, now)
+            });
         }
         if let Some(error) = lost {
             self.lose_api(&error);
@@ -318,13 +321,15 @@ impl Driver {
             ..
         } = self;
         while let Some(transmit) = state.poll_transmit() {
-            let sent = match transmit.path {
-                Path::Udp(to) => udp.send(to, transmit.payload),
-                Path::Api => api.as_mut().is_some_and(|api| api.queue(transmit.payload)),
-            };
-            *unsent += u64::from(!sent);
+            for datagram in transmit.datagrams() {
+                let sent = match transmit.path {
+                    Path::Udp(to) => udp.send(to, datagram),
+                    Path::Api => api.as_mut().is_some_and(|api| api.queue(datagram)),
+                };
+                *unsent += u64::from(!sent);
+            }
         }
-        while let Some(packet) = state.poll_packet() {
+        while let Some((packet, _)) = state.poll_packet() {
             if let Some(tun) = tun {
                 tun.send(packet);
             }

@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use kvpn_wire::queue::PacketQueue;
+use kvpn_wire::offload::{Abilities, Coalescer};
+use kvpn_wire::queue::BatchQueue;
 use kvpn_wire::wireguard::Reason;
 
 use crate::event::Event;
@@ -112,9 +113,9 @@ pub(crate) struct Totals {
 #[derive(Debug)]
 pub(crate) struct Output {
     /// Sealed datagrams for the carriers.
-    pub(crate) datagrams: PacketQueue<Path>,
+    pub(crate) datagrams: BatchQueue<Path>,
     /// Inner packets for the kernel datapath's TUN.
-    pub(crate) packets: PacketQueue<()>,
+    pub(crate) packets: Coalescer,
     /// What the shell is to know. Bounded by the flows there are: a flow repeats no event before it was answered.
     pub(crate) events: VecDeque<Event>,
     /// Counts over all sessions.
@@ -124,8 +125,8 @@ pub(crate) struct Output {
 impl Output {
     pub(crate) fn new() -> Self {
         Self {
-            datagrams: PacketQueue::new(QUEUE_PACKETS, QUEUE_BYTES),
-            packets: PacketQueue::new(QUEUE_PACKETS, QUEUE_BYTES),
+            datagrams: BatchQueue::new(QUEUE_PACKETS, QUEUE_BYTES),
+            packets: Coalescer::new(QUEUE_BYTES, QUEUE_PACKETS, Abilities::default()),
             events: VecDeque::new(),
             totals: Totals::default(),
         }

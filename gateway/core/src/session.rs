@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use kvpn_netstack::{FlowCounts, Netstack};
 use kvpn_wire::control::SessionStatus;
+use kvpn_wire::offload::{Segmentation, Split};
 use kvpn_wire::queue::PacketQueue;
 use kvpn_wire::wireguard::{MAX_HANDSHAKE, OVERHEAD, PresharedKey, PublicKey, Sealed, Tunnel};
 
@@ -20,6 +21,8 @@ const REFUSALS: (u32, Duration) = (50, Duration::from_millis(20));
 /// Packets for a path that takes no more at present.
 const HELD_PACKETS: usize = 512;
 const HELD_BYTES: usize = 512 << 10;
+/// The longest packet that a super-packet is cut into: the kernel's segments fit the TUN, whose MTU is at most this.
+const MAX_SEGMENT: usize = 1500;
 /// Bytes by which padding can lengthen a packet before it is sealed.
 const PADDING: usize = 15;
 
@@ -38,7 +41,7 @@ pub(crate) struct Session {
     pub(crate) netstack: Option<Box<Netstack>>,
     pub(crate) netstack_seed: u64,
     /// Packets that wait because the path is blocked; only while there are any.
-    pub(crate) held: Option<PacketQueue<()>>,
+    pub(crate) held: Option<PacketQueue<Segmentation>>,
     pub(crate) created: Instant,
     pub(crate) lease_end: Instant,
     /// ICMP refusals that may still be sent.
@@ -94,6 +97,26 @@ impl Session {
         output.totals.drops.count(drop);
     }
 
+    /// Sends a packet, or all that a super-packet stands for.
+    pub(crate) fn send_all(
+        &mut self,
+        packet: &[u8],
+        segmentation: Segmentation,
+        output: &mut Output,
+        now: Instant,
+    ) {
+        if segmentation == Segmentation::Whole {
+            return self.send(packet, output, now);
+        }
+        let Ok(mut packets) = Split::new(packet, segmentation) else {
+            return self.count(DropReason::Malformed, output);
+        };
+        let mut segment = [0; MAX_SEGMENT];
+        while let Some(length) = packets.next(&mut segment) {
+            self.send(&segment[..length], output, now);
+        }
+    }
+
     /// Seals an inner packet and queues it for the session's path. What cannot be sent is dropped and counted.
     pub(crate) fn send(&mut self, packet: &[u8], output: &mut Output, now: Instant) {
         let Some(path) = self.path else {
@@ -123,7 +146,11 @@ impl Session {
     pub(crate) fn serve(&mut self, turn: usize, output: &mut Output, now: Instant) -> bool {
         if let Some(mut held) = self.held.take() {
             let sent = (0..turn)
-                .map_while(|_| held.pop().map(|(_, packet)| self.send(packet, output, now)))
+                .map_while(|_| {
+                    held.pop().map(|(segmentation, packet)| {
+                        self.send_all(packet, segmentation, output, now)
+                    })
+                })
                 .count();
             self.held = (!held.is_empty()).then_some(held);
             return sent > 0;
@@ -143,17 +170,26 @@ impl Session {
     }
 
     /// Keeps a packet until the path takes datagrams again.
-    pub(crate) fn hold(&mut self, packet: &[u8], output: &mut Output) {
+    pub(crate) fn hold(&mut self, packet: &[u8], segmentation: Segmentation, output: &mut Output) {
         let held = self
             .held
             .get_or_insert_with(|| PacketQueue::new(HELD_PACKETS, HELD_BYTES));
-        if !held.push((), packet) {
+        if !held.push(segmentation, packet) {
             self.count(DropReason::QueueFull, output);
         }
     }
 
+    /// Something authentic came: answers go where it came from, and what waited for a handshake may go now.
+    pub(crate) fn heard(&mut self, path: Path, output: &mut Output, now: Instant) {
+        if self.path != Some(path) {
+            tracing::debug!(session = self.id, %path, "path changed");
+            self.path = Some(path);
+        }
+        self.flush_handshake_queue(output, now);
+    }
+
     /// Sends what waited for the WireGuard handshake.
-    pub(crate) fn flush_handshake_queue(&mut self, output: &mut Output, now: Instant) {
+    fn flush_handshake_queue(&mut self, output: &mut Output, now: Instant) {
         let Some(path) = self.path else { return };
         let room = usize::from(u16::MAX);
         while output.datagrams.push_with(path, room, |buf| {

@@ -54,8 +54,7 @@ pub struct GatewayState {
     ready: VecDeque<SessionIndex>,
     /// Paths that take no more at present, each with the sessions that wait for it.
     blocked: BTreeMap<Path, BTreeSet<SessionIndex>>,
-    /// Where datagrams are opened and answers are built; kept to spare an allocation a packet.
-    opened: Vec<u8>,
+    /// Where answers are built; kept to spare an allocation a packet.
     answer: Vec<u8>,
     /// Counts of flows that ended sessions dropped.
     ended_drops: BTreeMap<&'static str, u64>,
@@ -103,7 +102,6 @@ impl GatewayState {
             touched: VecDeque::new(),
             ready: VecDeque::new(),
             blocked: BTreeMap::new(),
-            opened: vec![0; MAX_PACKET],
             answer: vec![0; MAX_PACKET],
             ended_drops: BTreeMap::new(),
         }

@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd as _;
 use std::time::Instant;
 
 use kvpn_gateway_core::GatewayState;
+use kvpn_wire::offload::Segmentation;
 use mio::event::Source;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -50,7 +51,9 @@ impl Tun {
                 return;
             }
             match self.kernel.device.recv(&mut self.buffer) {
-                Ok(length) => state.handle_tun_packet(&mut self.buffer[..length], now),
+                Ok(length) => {
+                    state.handle_tun_packet(&mut self.buffer[..length], Segmentation::Whole, now)
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
                     self.readable = false;

@@ -221,9 +221,9 @@ impl Laptop {
     fn handle_datagram(&mut self, datagram: &[u8]) {
         let mut out = vec![0; datagram.len() + 200];
         match self.tunnel.open(datagram, None, &mut out, now()) {
-            Opened::Packet(length) => {
-                self.netstack.handle_packet(&out[..length], now());
-                self.packets.push_back(out[..length].to_vec());
+            Opened::Packet { len, .. } => {
+                self.netstack.handle_packet(&out[..len], now());
+                self.packets.push_back(out[..len].to_vec());
                 self.packets.truncate(10_000);
             }
             Opened::Reply(length) | Opened::Established(length) => {

@@ -51,7 +51,9 @@ fn inner(pair: &mut Pair, packet: &[u8]) {
         panic!("there is a session and room");
     };
     match pair.gateway.open(&sealed[..n], None, &mut out, pair.now) {
-        Opened::Packet(n) => {
+        Opened::Packet { len: n, plaintext } => {
+            assert!(n <= plaintext && packet.len() <= plaintext);
+            assert!(out[packet.len()..plaintext].iter().all(|byte| *byte == 0));
             // Padding may make up for what a lying length field promises.
             let common = n.min(packet.len());
             assert_eq!(out[..common], packet[..common]);

@@ -22,8 +22,11 @@ const MIN_PACKET: usize = 20;
 /// What a datagram turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event {
-    /// A packet of this length is in the buffer.
-    Data(usize),
+    /// A packet of this length is in the buffer, at the beginning of a plaintext of that length.
+    Data {
+        len: usize,
+        plaintext: usize,
+    },
     Keepalive,
     /// We are the responder: a response of this length is in the buffer.
     Response(usize),
@@ -166,7 +169,10 @@ impl Cipher {
         let event = match self.tunn.decapsulate(None, datagram, out) {
             TunnResult::Done => Event::Keepalive,
             TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
-                Event::Data(packet.len())
+                Event::Data {
+                    len: packet.len(),
+                    plaintext: datagram.len() - OVERHEAD,
+                }
             }
             TunnResult::WriteToNetwork(_) => return Err(Reason::Malformed),
             TunnResult::Err(error) => return Err(Reason::of(&error)),
@@ -174,7 +180,7 @@ impl Cipher {
         let confirmed = self.sessions.confirm(receiver);
         self.last_received = Some(now);
         match event {
-            Event::Data(n) if n < MIN_PACKET => Err(Reason::Malformed),
+            Event::Data { len, .. } if len < MIN_PACKET => Err(Reason::Malformed),
             event => Ok((event, confirmed)),
         }
     }

@@ -152,10 +152,21 @@ fn open(tunnel: &mut Tunnel, datagram: &[u8], now: Instant) -> (Opened, Vec<u8>)
     let mut out = [0; 2048];
     let opened = tunnel.open(datagram, None, &mut out, now);
     let n = match opened {
-        Opened::Packet(n) | Opened::Reply(n) | Opened::Established(n) | Opened::Challenge(n) => n,
+        Opened::Packet { len: n, .. }
+        | Opened::Reply(n)
+        | Opened::Established(n)
+        | Opened::Challenge(n) => n,
         Opened::Keepalive | Opened::Cookie | Opened::Rejected(_) => 0,
     };
     (opened, out[..n].to_vec())
+}
+
+/// What opening a sealed [`packet`] of `len` bytes gives.
+fn opened(len: usize) -> Opened {
+    Opened::Packet {
+        len,
+        plaintext: len.next_multiple_of(16).min(len.max(1360)),
+    }
 }
 
 fn initiate(tunnel: &mut Tunnel, now: Instant) -> Vec<u8> {

@@ -63,8 +63,14 @@ pub enum Sealed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Opened {
-    /// `out[..n]` is an IP packet, cut to the length in its header, 20 bytes or more. Its addresses are not checked.
-    Packet(usize),
+    /// `out[..len]` is an IP packet, cut to the length in its header, 20 bytes or more. Its addresses are not checked.
+    Packet {
+        /// The packet's length in bytes.
+        len: usize,
+        /// The length of all that the peer sealed: `out[len..plaintext]` is padding, perhaps with a
+        /// [trailer](crate::offload::trailer).
+        plaintext: usize,
+    },
     /// An empty packet.
     Keepalive,
     /// The peer began a handshake: send `out[..n]` back.
@@ -119,7 +125,8 @@ impl Tunnel {
         }
     }
 
-    /// Seals an inner packet; an empty one makes a keepalive.
+    /// Seals an inner packet; an empty one makes a keepalive. A super-packet with its [trailer](crate::offload::trailer) is sealed as it is: of
+    /// what is longer than the mtu nothing is padded.
     ///
     /// `out` needs `packet.len() + 15 + OVERHEAD` bytes and at least [`super::MAX_HANDSHAKE`].
     pub fn seal(&mut self, packet: &[u8], out: &mut [u8], now: Instant) -> Sealed {
@@ -259,10 +266,10 @@ impl Tunnel {
             self.last_handshake = Some(now);
         }
         match event {
-            Event::Data(n) => {
+            Event::Data { len, plaintext } => {
                 self.timers.data_received(now);
                 self.rekey_if_received_on_old_session(now);
-                Opened::Packet(n)
+                Opened::Packet { len, plaintext }
             }
             Event::Keepalive => {
                 self.timers.received(now);

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use kvpn_netstack::{Config as StackConfig, Netstack};
 use kvpn_wire::TUNNEL_MTU;
+use kvpn_wire::offload::{Coalescer, Segmentation};
 use kvpn_wire::packet::{IcmpMessage, Ip, build};
-use kvpn_wire::wireguard::{Admission, Kind, Opened, classify, initiator};
+use kvpn_wire::wireguard::{Admission, Kind, MAX_HANDSHAKE, Opened, classify, initiator};
 
 use super::{GatewayState, outward::clamp_mss};
 use crate::config::Limits;
@@ -21,14 +22,23 @@ const LIMITER_PERIOD: Duration = Duration::from_secs(1);
 impl GatewayState {
     /// Takes a datagram that came on `path`.
     pub fn handle_datagram(&mut self, path: Path, datagram: &[u8], now: Instant) {
-        match self.addressee(path, datagram, now) {
-            Ok(Some(index)) => self.open(index, path, datagram, now),
-            Ok(None) => {}
-            Err(reason) => {
-                tracing::trace!(reason = reason.name(), "datagram dropped");
-                self.output.totals.drops.count(reason);
+        self.handle_datagrams(path, datagram, datagram.len(), now);
+    }
+
+    /// Takes datagrams that came on `path` side by side: each of `stride` bytes, the last may be shorter.
+    pub fn handle_datagrams(&mut self, path: Path, bytes: &[u8], stride: usize, now: Instant) {
+        let mut packets = std::mem::take(&mut self.output.packets);
+        for datagram in bytes.chunks(stride.max(1)) {
+            match self.addressee(path, datagram, now) {
+                Ok(Some(index)) => self.open(index, path, datagram, &mut packets, now),
+                Ok(None) => {}
+                Err(reason) => {
+                    tracing::trace!(reason = reason.name(), "datagram dropped");
+                    self.output.totals.drops.count(reason);
+                }
             }
         }
+        self.output.packets = packets;
     }
 
     /// The session that a datagram is for; `None` when it was answered already.
@@ -79,59 +89,55 @@ impl GatewayState {
             .ok_or(DropReason::UnknownSession)
     }
 
-    fn open(&mut self, index: SessionIndex, path: Path, datagram: &[u8], now: Instant) {
+    /// Opens a datagram where its packet will wait for the TUN, if that is the way it goes.
+    fn open(
+        &mut self,
+        index: SessionIndex,
+        path: Path,
+        datagram: &[u8],
+        packets: &mut Coalescer,
+        now: Instant,
+    ) {
         let Some(session) = self.sessions.session_mut(index) else {
             return;
         };
-        let mut opened = std::mem::take(&mut self.opened);
-        match session
-            .tunnel
-            .open(datagram, path.source(), &mut opened, now)
-        {
-            Opened::Packet(length) => {
-                self.heard(index, path, now);
-                self.handle_inner(index, &mut opened[..length], now);
+        let Some(space) = packets.space(datagram.len().max(MAX_HANDSHAKE)) else {
+            return session.count(DropReason::QueueFull, &mut self.output);
+        };
+        match session.tunnel.open(datagram, path.source(), space, now) {
+            Opened::Packet { len, .. } => {
+                session.heard(path, &mut self.output, now);
+                if self.handle_inner(index, &mut space[..len], now) {
+                    packets.commit(len);
+                }
             }
-            Opened::Keepalive => self.heard(index, path, now),
+            Opened::Keepalive => session.heard(path, &mut self.output, now),
             Opened::Reply(length) | Opened::Established(length) => {
-                self.output.datagrams.push(path, &opened[..length]);
-                self.heard(index, path, now);
+                self.output.datagrams.push(path, &space[..length]);
+                session.heard(path, &mut self.output, now);
             }
             Opened::Challenge(length) => {
-                self.output.datagrams.push(path, &opened[..length]);
+                self.output.datagrams.push(path, &space[..length]);
             }
             Opened::Cookie => {}
             Opened::Rejected(reason) => {
                 session.count(DropReason::Rejected(reason), &mut self.output)
             }
         }
-        self.opened = opened;
         self.touch(index);
     }
 
-    /// Something authentic came: answers go where it came from, and what waited for a session may go now.
-    fn heard(&mut self, index: SessionIndex, path: Path, now: Instant) {
+    /// Takes an inner packet from the session's client; true when it is for the kernel.
+    fn handle_inner(&mut self, index: SessionIndex, packet: &mut [u8], now: Instant) -> bool {
         let Some(session) = self.sessions.session_mut(index) else {
-            return;
-        };
-        if session.path != Some(path) {
-            tracing::debug!(session = session.id, %path, "path changed");
-            session.path = Some(path);
-        }
-        session.flush_handshake_queue(&mut self.output, now);
-    }
-
-    /// Takes an inner packet from the session's client.
-    fn handle_inner(&mut self, index: SessionIndex, packet: &mut [u8], now: Instant) {
-        let Some(session) = self.sessions.session_mut(index) else {
-            return;
+            return false;
         };
         session.received_bytes += packet.len() as u64;
         self.output.totals.received_bytes += packet.len() as u64;
         self.output.totals.received_packets += 1;
         let Ok(ip) = Ip::parse(packet) else {
             session.count(DropReason::Malformed, &mut self.output);
-            return;
+            return false;
         };
         match way(&ip, session.block, &self.policy, self.config.kernel) {
             Way::Userspace => {
@@ -144,14 +150,13 @@ impl GatewayState {
             }
             Way::Kernel => {
                 clamp_mss(packet);
-                if !self.output.packets.push((), packet) {
-                    session.count(DropReason::QueueFull, &mut self.output);
-                }
+                return true;
             }
             Way::Echo { ident, sequence } => self.echo(index, &ip, ident, sequence, now),
             Way::Refused(reason) => self.refuse(index, packet, reason, now),
             Way::Dropped(reason) => session.count(reason, &mut self.output),
         }
+        false
     }
 
     /// Answers an echo request to the gateway's tunnel address: the client's probe of the path.
@@ -164,7 +169,7 @@ impl GatewayState {
         let length =
             build::icmp_echo_reply(ip.dst(), ip.src(), ident, sequence, payload, &mut answer);
         if let Some(length) = length {
-            self.send(index, &answer[..length], now);
+            self.send(index, &answer[..length], Segmentation::Whole, now);
         }
         self.answer = answer;
     }
@@ -184,7 +189,7 @@ impl GatewayState {
         if let Some(length) =
             build::icmp_unreachable(build::Unreachable::Prohibited, gateway, packet, &mut answer)
         {
-            self.send(index, &answer[..length], now);
+            self.send(index, &answer[..length], Segmentation::Whole, now);
         }
         self.answer = answer;
     }

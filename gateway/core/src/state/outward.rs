@@ -6,6 +6,7 @@
 use std::time::Instant;
 
 use kvpn_wire::TUNNEL_MTU;
+use kvpn_wire::offload::{Abilities, Segmentation};
 use kvpn_wire::packet;
 
 use super::GatewayState;
@@ -17,8 +18,19 @@ use crate::path::{Path, Transmit};
 const TURN: usize = 32;
 
 impl GatewayState {
-    /// Takes a packet from the kernel datapath's TUN. It goes to the session whose client it is addressed to.
-    pub fn handle_tun_packet(&mut self, packet: &mut [u8], now: Instant) {
+    /// What the kernel datapath's TUN takes in one piece; nothing but single packets until it is said.
+    pub fn set_abilities(&mut self, abilities: Abilities) {
+        self.output.packets.set_abilities(abilities);
+    }
+
+    /// Takes a packet from the kernel datapath's TUN, or a super-packet that stands for several. It goes to the session whose
+    /// client it is addressed to.
+    pub fn handle_tun_packet(
+        &mut self,
+        packet: &mut [u8],
+        segmentation: Segmentation,
+        now: Instant,
+    ) {
         let Ok(ip) = packet::Ip::parse(packet) else {
             self.output.totals.drops.count(DropReason::Malformed);
             return;
@@ -28,22 +40,23 @@ impl GatewayState {
             return;
         };
         clamp_mss(packet);
-        self.send(index, packet, now);
+        self.send(index, packet, segmentation, now);
     }
 
-    /// The next packet for the TUN.
-    pub fn poll_packet(&mut self) -> Option<&[u8]> {
-        self.output.packets.pop().map(|(_, packet)| packet)
+    /// The next packet for the TUN, or a super-packet as far as [`Self::set_abilities`] allows.
+    pub fn poll_packet(&mut self) -> Option<(&mut [u8], Segmentation)> {
+        self.output.packets.pop()
     }
 
     /// The next datagram to send. Sealing is done here, on demand.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit<'_>> {
         self.settle();
         while self.output.datagrams.is_empty() && self.serve_next(now) {}
-        self.output
-            .datagrams
-            .pop()
-            .map(|(path, payload)| Transmit { path, payload })
+        self.output.datagrams.pop().map(|batch| Transmit {
+            path: batch.tag,
+            payload: batch.bytes,
+            segment: batch.segment,
+        })
     }
 
     /// The carrier takes no more datagrams for `path` at present: flows wait, and so do the kernel's packets.
@@ -71,7 +84,13 @@ impl GatewayState {
     }
 
     /// Sends a packet to the session's client, now or when its path takes it.
-    pub(super) fn send(&mut self, index: SessionIndex, packet: &[u8], now: Instant) {
+    pub(super) fn send(
+        &mut self,
+        index: SessionIndex,
+        packet: &[u8],
+        segmentation: Segmentation,
+        now: Instant,
+    ) {
         let Some(session) = self.sessions.session_mut(index) else {
             return;
         };
@@ -80,10 +99,10 @@ impl GatewayState {
                 .path
                 .is_some_and(|path| self.blocked.contains_key(&path));
         if waits {
-            session.hold(packet, &mut self.output);
+            session.hold(packet, segmentation, &mut self.output);
             self.make_ready(index);
         } else {
-            session.send(packet, &mut self.output, now);
+            session.send_all(packet, segmentation, &mut self.output, now);
         }
         self.touch(index);
     }

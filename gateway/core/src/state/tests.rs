@@ -5,6 +5,7 @@ mod client;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use kvpn_wire::offload::Segmentation;
 use kvpn_wire::packet::{IcmpMessage, Ip, TcpFlags};
 use kvpn_wire::wireguard::Reason;
 use proptest::prelude::*;
@@ -188,7 +189,7 @@ fn a_closed_path_is_used_no_more() {
         SocketAddr::new(client.v4().client, 9),
         b"late",
     );
-    gateway.handle_tun_packet(&mut packet, now);
+    gateway.handle_tun_packet(&mut packet, Segmentation::Whole, now);
     assert!(client.receive(&mut gateway).is_empty());
     assert_eq!(drops(&gateway, DropReason::NoPath), 1);
 }
@@ -415,7 +416,7 @@ fn the_kernel_gets_and_gives_packets() {
         "10.96.0.1:443".parse().unwrap(),
     );
     client.send(&mut gateway, &syn(here, there));
-    let packet = gateway.poll_packet().unwrap();
+    let (packet, _) = gateway.poll_packet().unwrap();
     assert_eq!(
         Ip::parse(packet).unwrap().tcp().unwrap().mss(),
         Some(1320),
@@ -427,7 +428,7 @@ fn the_kernel_gets_and_gives_packets() {
     assert!(gateway.poll_packet().is_none());
     assert_eq!(events(&mut gateway).len(), 4);
 
-    gateway.handle_tun_packet(&mut syn(there, here), now);
+    gateway.handle_tun_packet(&mut syn(there, here), Segmentation::Whole, now);
     let answers = client.receive(&mut gateway);
     assert_eq!(
         Ip::parse(&answers[0].1).unwrap().tcp().unwrap().mss(),
@@ -439,7 +440,11 @@ fn the_kernel_gets_and_gives_packets() {
         "10.0.0.1:1",
         &SocketAddr::new(client.v4().dns_stub, 53).to_string(),
     ] {
-        gateway.handle_tun_packet(&mut udp(there, stranger.parse().unwrap(), b"x"), now);
+        gateway.handle_tun_packet(
+            &mut udp(there, stranger.parse().unwrap(), b"x"),
+            Segmentation::Whole,
+            now,
+        );
     }
     assert!(client.receive(&mut gateway).is_empty());
     assert_eq!(drops(&gateway, DropReason::UnknownAddress), 3);
@@ -463,6 +468,7 @@ fn a_blocked_path_holds_its_sessions_and_no_others() {
         for number in 0..100_u8 {
             gateway.handle_tun_packet(
                 &mut udp(server, SocketAddr::new(client.v4().client, 9), &[number]),
+                Segmentation::Whole,
                 now,
             );
         }
@@ -543,7 +549,7 @@ proptest! {
         let mut packet = udp(SocketAddr::new(sources[source], 1), SocketAddr::new(target.into(), 2), &rest);
         packet[9] = protocol;
         client.send(&mut gateway, &packet);
-        if let Some(packet) = gateway.poll_packet() {
+        if let Some((packet, _)) = gateway.poll_packet() {
             let ip = Ip::parse(packet).unwrap();
             prop_assert_eq!(ip.src(), client.v4().client);
             prop_assert!(gateway.policy.judge(target.into()).is_ok());

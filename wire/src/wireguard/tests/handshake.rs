@@ -9,12 +9,12 @@ fn data_goes_both_ways() {
         let sealed = seal(&mut pair.client, &packet(len), pair.now);
         assert_eq!(
             open(&mut pair.gateway, &sealed, pair.now),
-            (Opened::Packet(len), packet(len))
+            (opened(len), packet(len))
         );
         let sealed = seal(&mut pair.gateway, &packet(len), pair.now);
         assert_eq!(
             open(&mut pair.client, &sealed, pair.now),
-            (Opened::Packet(len), packet(len))
+            (opened(len), packet(len))
         );
     }
 }

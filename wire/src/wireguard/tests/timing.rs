@@ -41,10 +41,7 @@ fn the_initiator_asks_again_late_when_it_only_receives() {
     let mut pair = Pair::connected();
     pair.advance(seconds(164));
     let sealed = seal(&mut pair.gateway, &packet(20), pair.now);
-    assert_eq!(
-        open(&mut pair.client, &sealed, pair.now).0,
-        Opened::Packet(20)
-    );
+    assert_eq!(open(&mut pair.client, &sealed, pair.now).0, opened(20));
     assert!(
         !timeouts(&mut pair.client, pair.now)
             .iter()
@@ -52,10 +49,7 @@ fn the_initiator_asks_again_late_when_it_only_receives() {
     );
     pair.advance(seconds(1));
     let sealed = seal(&mut pair.gateway, &packet(20), pair.now);
-    assert_eq!(
-        open(&mut pair.client, &sealed, pair.now).0,
-        Opened::Packet(20)
-    );
+    assert_eq!(open(&mut pair.client, &sealed, pair.now).0, opened(20));
     let sent = timeouts(&mut pair.client, pair.now);
     assert_eq!(classify(&sent[0]), Some(Kind::Initiation));
 }
@@ -77,10 +71,7 @@ fn a_session_is_dead_after_180_seconds() {
     );
     pair.advance(seconds(179));
     assert!(pair.client.has_session(pair.now));
-    assert!(matches!(
-        open(&mut pair.client, &early, pair.now).0,
-        Opened::Packet(20)
-    ));
+    assert_eq!(open(&mut pair.client, &early, pair.now).0, opened(20));
     pair.advance(seconds(1));
     assert!(!pair.client.has_session(pair.now) && !pair.gateway.has_session(pair.now));
     assert_eq!(
@@ -280,5 +271,5 @@ fn exchange(pair: &mut Pair, side: &'static str) {
         _ => (&mut pair.gateway, &mut pair.client),
     };
     let sealed = seal(from, &packet(100), now);
-    assert_eq!(open(to, &sealed, now), (Opened::Packet(100), packet(100)));
+    assert_eq!(open(to, &sealed, now), (opened(100), packet(100)));
 }

@@ -133,12 +133,17 @@ impl Client {
         let mut packets = Vec::new();
         let mut datagrams = Vec::new();
         while let Some(transmit) = gateway.poll_transmit(self.now) {
-            datagrams.push((transmit.path, transmit.payload.to_vec()));
+            let path = transmit.path;
+            datagrams.extend(
+                transmit
+                    .datagrams()
+                    .map(|datagram| (path, datagram.to_vec())),
+            );
         }
         for (path, datagram) in datagrams {
             let mut out = vec![0; datagram.len() + 200];
             match self.tunnel.open(&datagram, None, &mut out, self.now) {
-                Opened::Packet(length) => packets.push((path, out[..length].to_vec())),
+                Opened::Packet { len, .. } => packets.push((path, out[..len].to_vec())),
                 Opened::Reply(length) | Opened::Established(length) => {
                     gateway.handle_datagram(self.path, &out[..length], self.now);
                 }
