@@ -2,8 +2,8 @@
 //!
 //! A stream through proxies hides loss and has megabytes of buffers: whoever fills it turns them into delay. The receiver
 //! reports how much has come; the sender keeps in flight what makes the round trip [`QUEUE`] longer than the shortest one seen. Each
-//! round trip the window is multiplied by (shortest + QUEUE) / measured, as in FAST TCP (Wei, Jin, Low, Hegde: IEEE/ACM Transactions on
-//! Networking 14(6), 2006), halfway while it is near, at most doubled. There is no largest window but what fits no machine.
+//! round trip the window goes half the way to (shortest + QUEUE) / measured of itself, as in FAST TCP (Wei, Jin, Low, Hegde: IEEE/ACM
+//! Transactions on Networking 14(6), 2006); until there is a first queue it doubles. There is no largest window but what fits no machine.
 //!
 //! The shortest round trip is looked for anew every [`FRESH`] by a short pause of the queue, as BBR does (draft-cardwell-iccrg-bbr-
 //! congestion-control, section 4.3.4). It must not know what is sent.
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 pub const QUEUE: Duration = Duration::from_millis(12);
 
 /// The smallest window, in bytes: small enough for 10 Mbit/s, and more than any receiver keeps unreported.
-pub const FLOOR: usize = 16 << 10;
+pub const FLOOR: usize = 8 << 10;
 
 /// The window before anything is known.
 const INITIAL: usize = 64 << 10;
@@ -30,7 +30,7 @@ const NEARLY: Duration = Duration::from_millis(1);
 /// Parts of the window after which a report is asked for.
 const REPORTS: usize = 8;
 /// Bounds of that, in bytes.
-const REPORT_EVERY: (usize, usize) = (4 << 10, 256 << 10);
+const REPORT_EVERY: (usize, usize) = (2 << 10, 256 << 10);
 
 /// Parts of the window that one piece sent at once may have.
 const PIECES: usize = 8;
@@ -46,6 +46,10 @@ const MARKS: usize = 64;
 #[derive(Debug)]
 pub struct Window {
     size: usize,
+    /// There has been no queue yet: the window doubles each round trip.
+    starting: bool,
+    /// Round trips whose measurements are of another window, or of one that is being filled again.
+    stale: u8,
     sent: u64,
     received: u64,
     marks: VecDeque<Mark>,
@@ -91,6 +95,8 @@ impl Window {
     pub fn new(position: u64) -> Self {
         Self {
             size: INITIAL,
+            starting: true,
+            stale: 0,
             sent: position,
             received: position,
             marks: VecDeque::new(),
@@ -193,15 +199,26 @@ impl Window {
         let wanted = self.size as u128 * aim / rtt.as_nanos();
         let wanted = usize::try_from(wanted)
             .unwrap_or(CEILING)
-            .clamp(self.size / 2, self.size * 2);
+            .min(self.size * 2);
+        if self.stale > 0 {
+            self.stale -= 1;
+            return;
+        }
         if wanted > self.size && !self.round.limited {
             return;
         }
-        let far = rtt < base + QUEUE / 4;
-        let next = if far {
+        let empty = rtt < base + QUEUE / 4;
+        self.starting &= empty || rtt < base + base / 16;
+        let next = if self.starting {
+            self.size * 2
+        } else if empty {
+            // On a long path the ratio says little.
+            usize::midpoint(self.size, wanted).max(self.size + self.size / 8)
+        } else if rtt > base + QUEUE * 4 {
+            self.stale = 1;
             wanted
         } else {
-            // The measurement is of a round trip ago: the full step would overshoot, for ever.
+            // The measurement is of a round trip ago: full steps would swing for ever.
             usize::midpoint(self.size, wanted)
         };
         self.size = next.clamp(FLOOR, CEILING);
@@ -227,6 +244,7 @@ impl Window {
         }
         self.size = pause.size;
         self.pause = None;
+        self.stale = 2;
         self.base = Some(Base { rtt, seen: now });
     }
 }

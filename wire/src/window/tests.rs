@@ -91,8 +91,8 @@ fn a_path_is_filled_and_its_queue_stays_short() {
             let mut path = Path::new(rate, delay * MS);
             let (queue, bytes) = path.fill(20 * SECOND);
             let used = bytes as f64 / (rate * 20.0);
-            assert!(used > 0.8, "{megabits} Mbit/s, {delay} ms: {used:.2} used");
-            assert!(queue < 26 * MS, "{megabits} Mbit/s, {delay} ms: queue of {queue:?}");
+            assert!(used > 0.7, "{megabits} Mbit/s, {delay} ms: {used:.2} used");
+            assert!(queue < 30 * MS, "{megabits} Mbit/s, {delay} ms: queue of {queue:?}");
         }
     }
 }
@@ -129,7 +129,7 @@ fn a_longer_path_is_noticed() {
 fn who_sends_little_does_not_make_it_grow() {
     let mut path = Path::new(1e6, 20 * MS);
     for _ in 0..500 {
-        path.send(5_000);
+        path.send(10_000);
         path.advance();
     }
     assert_eq!(path.window.size(), INITIAL);
