@@ -5,8 +5,10 @@
 //! the bytes mean.
 
 mod batch;
+mod ring;
 
 pub use batch::{Batch, BatchQueue};
+pub(crate) use ring::Used;
 
 use std::collections::VecDeque;
 
@@ -113,17 +115,10 @@ impl<T> PacketQueue<T> {
         if self.records.len() >= self.max_packets {
             return None;
         }
-        let (Some(first), Some(last)) = (self.records.front(), self.records.back()) else {
-            return (len <= self.slab.len()).then_some(0);
-        };
-        let end = last.start + last.len;
-        if last.start < first.start {
-            return (len <= first.start - end).then_some(end);
-        }
-        if len <= self.slab.len() - end {
-            return Some(end);
-        }
-        (len <= first.start).then_some(0)
+        let used = Used::between(self.records.front(), self.records.back(), |record| {
+            (record.start, record.len)
+        });
+        used.room_for(len, self.slab.len())
     }
 }
 

@@ -9,8 +9,9 @@ mod candidate;
 use std::collections::VecDeque;
 
 use super::shape::Shape;
-use super::{Abilities, MAX_HEADER, Segmentation, Split};
-use candidate::Candidate;
+use super::{Abilities, Segmentation, Split};
+use crate::queue::Used;
+use candidate::{Candidate, MAX_HEADER as MAX_COVERED};
 
 /// Packets and super-packets in arrival order.
 ///
@@ -34,7 +35,7 @@ pub struct Coalescer {
     open: Option<Candidate>,
     lent: Option<Lent>,
     /// What lies under the headers of the lent memory.
-    aside: [u8; MAX_HEADER],
+    aside: [u8; MAX_COVERED],
     dropped: u64,
 }
 
@@ -71,7 +72,7 @@ impl Coalescer {
             abilities,
             open: None,
             lent: None,
-            aside: [0; MAX_HEADER],
+            aside: [0; MAX_COVERED],
             dropped: 0,
         }
     }
@@ -108,18 +109,47 @@ impl Coalescer {
         };
         let len = len.min(lent.len);
         let start = lent.start + lent.covered;
-        let mut header = [0; MAX_HEADER];
+        let mut header = [0; MAX_COVERED];
         let header = &mut header[..lent.covered];
         header.copy_from_slice(&self.slab[lent.start..start]);
         self.uncover(&lent);
         if self.join(start, header, len) {
             return;
         }
-        self.uncross(start, header, len);
+        self.make_whole(start, header, len);
         if len > 0 {
-            self.open = Candidate::of(&self.slab[start..start + len], self.abilities);
             self.append(start, len, Segmentation::Whole);
+            self.open = Candidate::of(&self.slab[start..start + len], self.abilities);
         }
+    }
+
+    /// Like [`Coalescer::commit`] for a super-packet; nothing joins it. It is cut when the receiver does not take its kind, behind the
+    /// memory that was lent, for which there has to be room.
+    ///
+    /// False when it is malformed, or there was no room for all of it; each packet without room is counted, and so is a malformed one.
+    pub fn commit_super(&mut self, len: usize, segmentation: Segmentation) -> bool {
+        if segmentation == Segmentation::Whole {
+            self.commit(len);
+            return true;
+        }
+        let Some(lent) = &self.lent else {
+            return false;
+        };
+        let (start, len) = (lent.start + lent.covered, len.min(lent.len));
+        self.put_down();
+        let Ok(split) = Split::new(&self.slab[start..start + len], segmentation) else {
+            self.dropped += 1;
+            return false;
+        };
+        if split.remaining() == 1 {
+            complete(&mut self.slab[start..start + len]);
+            self.append(start, len, Segmentation::Whole);
+        } else if self.abilities.takes(segmentation) {
+            self.append(start, len, segmentation);
+        } else {
+            return self.cut(start, len, segmentation);
+        }
+        true
     }
 
     /// Queues a copy of a packet; false when it is empty, or there is no room (counted).
@@ -132,27 +162,29 @@ impl Coalescer {
         true
     }
 
-    /// Queues a copy of a super-packet, cut into packets when the receiver does not take it; nothing joins it.
+    /// Queues a copy of a super-packet, cut into packets when the receiver does not take its kind; nothing joins it.
     ///
-    /// False when it is malformed, or there was no room for all of it; each packet without room is counted, and so is a malformed one.
+    /// False as for [`Coalescer::commit_super`].
     pub fn push_super(&mut self, packet: &[u8], segmentation: Segmentation) -> bool {
-        if segmentation == Segmentation::Whole {
-            return self.push(packet);
+        if self.abilities.takes(segmentation) {
+            let Some(space) = self.space(packet.len()) else {
+                return false;
+            };
+            space.copy_from_slice(packet);
+            return self.commit_super(packet.len(), segmentation);
         }
         let Ok(mut split) = Split::new(packet, segmentation) else {
             self.dropped += 1;
             return false;
         };
-        if !self.abilities.takes(segmentation) || split.remaining() == 1 {
-            return self.push_segments(&mut split);
+        while split.remaining() > 0 {
+            let Some(space) = self.space(split.max_len()) else {
+                self.dropped += split.remaining() as u64 - 1;
+                return false;
+            };
+            let len = split.next(space).unwrap_or(0);
+            self.commit(len);
         }
-        self.close();
-        let Some(start) = self.free(packet.len()) else {
-            self.dropped += 1;
-            return false;
-        };
-        self.slab[start..start + packet.len()].copy_from_slice(packet);
-        self.append(start, packet.len(), segmentation);
         true
     }
 
@@ -208,17 +240,10 @@ impl Coalescer {
         if self.entries.len() >= self.max_packets {
             return None;
         }
-        let (Some(first), Some(last)) = (self.entries.front(), self.entries.back()) else {
-            return (len <= self.slab.len()).then_some(0);
-        };
-        let end = last.start + last.len;
-        if last.start < first.start {
-            return (len <= first.start - end).then_some(end);
-        }
-        if len <= self.slab.len() - end {
-            return Some(end);
-        }
-        (len <= first.start).then_some(0)
+        let used = Used::between(self.entries.front(), self.entries.back(), |entry| {
+            (entry.start, entry.len)
+        });
+        used.room_for(len, self.slab.len())
     }
 
     /// Lets the packet whose headers are `header` and whose rest lies at `start` join the last entry, if it may.
@@ -243,13 +268,54 @@ impl Coalescer {
         true
     }
 
-    /// Makes a packet that was written across the end of the last entry one piece at `start`.
-    fn uncross(&mut self, start: usize, header: &[u8], len: usize) {
+    /// Brings the packet in the lent memory to where it does not cover the last entry, which nothing joins any more.
+    fn put_down(&mut self) {
+        let Some(lent) = self.lent.take() else {
+            return;
+        };
+        if lent.covered > 0 {
+            let end = lent.start + lent.len;
+            self.slab
+                .copy_within(lent.start..end, lent.start + lent.covered);
+            self.uncover(&lent);
+        }
+        self.open = None;
+    }
+
+    /// Makes one piece of a packet whose headers are `header` and whose rest lies at `start`, where it shall begin.
+    fn make_whole(&mut self, start: usize, header: &[u8], len: usize) {
         let header = &header[..header.len().min(len)];
         let rest = len - header.len();
         self.slab
             .copy_within(start..start + rest, start + header.len());
         self.slab[start..start + header.len()].copy_from_slice(header);
+    }
+
+    /// Queues the segments of the super-packet at `start`, which is not queued itself, behind it.
+    fn cut(&mut self, start: usize, len: usize, segmentation: Segmentation) -> bool {
+        let first = self.entries.front().map_or(0, |entry| entry.start);
+        let end = if first > start {
+            first
+        } else {
+            self.slab.len()
+        };
+        let (packet, room) = self.slab[..end].split_at_mut(start + len);
+        let mut split = Split::new(&packet[start..], segmentation)
+            .expect("the caller has found it well formed");
+        let mut at = 0;
+        while self.entries.len() < self.max_packets {
+            let Some(len) = split.next(&mut room[at..]) else {
+                break;
+            };
+            self.entries.push_back(Entry {
+                start: packet.len() + at,
+                len,
+                segmentation: Segmentation::Whole,
+            });
+            at += len;
+        }
+        self.dropped += split.remaining() as u64;
+        split.remaining() == 0
     }
 
     fn append(&mut self, start: usize, len: usize, segmentation: Segmentation) {
@@ -258,24 +324,6 @@ impl Coalescer {
             len,
             segmentation,
         });
-    }
-
-    fn push_segments(&mut self, split: &mut Split<'_>) -> bool {
-        while split.remaining() > 0 {
-            let Some(space) = self.space(split.max_len()) else {
-                self.dropped += split.remaining() as u64 - 1;
-                return false;
-            };
-            let len = split.next(space).unwrap_or(0);
-            self.commit(len);
-        }
-        true
-    }
-
-    /// Lets nothing join the last entry.
-    fn close(&mut self) {
-        self.take_back();
-        self.open = None;
     }
 
     /// Forgets what was lent and not committed.
@@ -292,9 +340,16 @@ impl Coalescer {
     }
 }
 
+/// Computes the checksum of a super-packet that is but one segment.
+fn complete(packet: &mut [u8]) {
+    let shape = Shape::read(packet).expect("only packets with such headers are super");
+    shape.mend_ip_checksum(packet);
+    shape.mend_transport_checksum(packet);
+}
+
 /// Writes into a super-packet's headers how long it has become.
 fn finish(packet: &mut [u8]) {
-    let shape = Shape::read(packet).expect("only packets with such headers are joined");
+    let shape = Shape::read(packet).expect("only packets with such headers are super");
     shape.set_total_len(packet, packet.len());
     shape.mend_ip_checksum(packet);
 }

@@ -6,7 +6,7 @@
 //! 0 flags, 1 gso_type, 2 hdr_len, 4 gso_size, 6 csum_start, 8 csum_offset
 //! ```
 
-use super::shape::{CWR, FLAGS, Shape, Transport};
+use super::shape::{CWR, FLAGS, IPV4_HEADER, IPV6_HEADER, Shape, Transport};
 use super::{MAX_PACKET, Malformed, Segmentation};
 use crate::packet::Version;
 use crate::packet::checksum::Sum;
@@ -157,7 +157,12 @@ impl Fields {
     fn complete(&self, packet: &mut [u8]) -> Result<(), Malformed> {
         let start = usize::from(self.checksum_start);
         let at = start + usize::from(self.checksum_offset);
-        if at + 2 > packet.len() {
+        // It need not be the outermost transport's: a tunnel's packets have their checksums further in.
+        let network = match packet.first().map(|first| first >> 4) {
+            Some(4) => IPV4_HEADER,
+            _ => IPV6_HEADER,
+        };
+        if start < network || at + 2 > packet.len() {
             return Err(Malformed::Checksum);
         }
         let sum = Sum::default().bytes(&packet[start..]).finish();

@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 
+use super::ring::Used;
+
 /// How many datagrams UDP_SEGMENT takes at most (Linux UDP_MAX_SEGMENTS before 6.9).
 const MAX_DATAGRAMS: usize = 64;
 
@@ -149,17 +151,10 @@ impl<T: PartialEq> BatchQueue<T> {
         if self.datagrams >= self.max_datagrams {
             return None;
         }
-        let (Some(first), Some(last)) = (self.records.front(), self.records.back()) else {
-            return (len <= self.slab.len()).then_some(0);
-        };
-        let end = last.start + last.len;
-        if last.start < first.start {
-            return (len <= first.start - end).then_some(end);
-        }
-        if len <= self.slab.len() - end {
-            return Some(end);
-        }
-        (len <= first.start).then_some(0)
+        let used = Used::between(self.records.front(), self.records.back(), |record| {
+            (record.start, record.len)
+        });
+        used.room_for(len, self.slab.len())
     }
 }
 

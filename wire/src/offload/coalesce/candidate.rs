@@ -16,6 +16,9 @@ const MAX_DATAGRAMS: usize = 64;
 /// Flags that end a super-packet and go to its last segment.
 const LAST: u8 = TcpFlags::PSH.0 | TcpFlags::FIN.0;
 
+/// The longest headers of a candidate: IPv6 without extensions, TCP with all options.
+pub(super) const MAX_HEADER: usize = IPV6_HEADER + 60;
+
 const DONT_FRAGMENT: u16 = 0x4000;
 
 /// A packet, or several that were joined, that more may join.
