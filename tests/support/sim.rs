@@ -496,6 +496,7 @@ fn create_session(
         avoid: Vec::new(),
         prefer,
         session_name: "sim".to_owned(),
+        super_packets: true,
     };
     gateway.create_session(&request, now).expect("a session")
 }

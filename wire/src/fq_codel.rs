@@ -165,9 +165,9 @@ impl<T> FqCodel<T> {
         self.bytes
     }
 
-    /// What was dropped and marked since the beginning.
-    pub fn counts(&self) -> Counts {
-        self.counts
+    /// What was dropped and marked since the last call.
+    pub fn take_counts(&mut self) -> Counts {
+        std::mem::take(&mut self.counts)
     }
 
     /// Gives memory back that nothing lies in.

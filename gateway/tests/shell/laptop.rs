@@ -44,6 +44,7 @@ impl Laptop {
             avoid: Vec::new(),
             prefer: Vec::new(),
             session_name: "test".into(),
+            super_packets: false,
         };
         let answer = http::post(
             control,

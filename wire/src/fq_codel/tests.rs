@@ -90,8 +90,8 @@ fn a_standing_queue_is_told_and_a_short_one_is_not() {
             }
             now += MS;
         }
-        assert_eq!(queue.counts().dropped > 0, told, "{:?}", queue.counts());
-        assert_eq!(queue.counts().overflowed, 0);
+        assert_eq!(queue.counts.dropped > 0, told, "{:?}", queue.counts);
+        assert_eq!(queue.counts.overflowed, 0);
     }
 }
 
@@ -100,7 +100,7 @@ fn signals_come_the_sooner_the_more_there_were() {
     let (mut queue, mut now) = (queue(Settings::default()), start());
     let mut dropped = Vec::new();
     for _ in 0..4 {
-        let before = queue.counts().dropped;
+        let before = queue.counts.dropped;
         for _ in 0..300 {
             while queue.len() < 40 {
                 queue.push(1, &packet(1, 1500), now);
@@ -108,7 +108,7 @@ fn signals_come_the_sooner_the_more_there_were() {
             queue.pop(now);
             now += MS;
         }
-        dropped.push(queue.counts().dropped - before);
+        dropped.push(queue.counts.dropped - before);
     }
     assert!(dropped.is_sorted() && dropped[0] > 0 && dropped[3] > dropped[0], "{dropped:?}");
 }
@@ -129,8 +129,8 @@ fn a_flow_that_knows_marks_loses_nothing() {
         assert!(matches!(packet[1] & 3, 2 | 3));
         now += MS;
     }
-    assert!(queue.counts().marked > 5, "{:?}", queue.counts());
-    assert_eq!((queue.counts().dropped, pushed - popped), (0, queue.len()));
+    assert!(queue.counts.marked > 5, "{:?}", queue.counts);
+    assert_eq!((queue.counts.dropped, pushed - popped), (0, queue.len()));
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn the_fattest_flow_pays_for_the_bounds() {
     }
     let tags: Vec<u16> = std::iter::from_fn(|| pop(&mut queue, now)).collect();
     assert_eq!(tags.iter().filter(|tag| **tag == 2).count(), 10, "{tags:?}");
-    assert_eq!(510 - tags.len() as u64, queue.counts().overflowed);
+    assert_eq!(510 - tags.len() as u64, queue.counts.overflowed);
     for flow in 100..600 {
         queue.push(3, &packet(flow, 28), now);
         assert!(queue.len() <= 100 && queue.bytes() <= 100_000);

@@ -55,6 +55,7 @@ pub(super) fn request(seed: u8) -> CreateSession {
         avoid: Vec::new(),
         prefer: Vec::new(),
         session_name: String::new(),
+        super_packets: false,
     }
 }
 
