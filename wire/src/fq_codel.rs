@@ -165,6 +165,11 @@ impl<T> FqCodel<T> {
         self.bytes
     }
 
+    /// What was dropped and marked since [`FqCodel::take_counts`].
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
     /// What was dropped and marked since the last call.
     pub fn take_counts(&mut self) -> Counts {
         std::mem::take(&mut self.counts)
