@@ -40,6 +40,7 @@ test: test-fast test-cluster ## every test; the cluster's need root and build a 
 test-fast: ## unit tests, simulator, fuzz corpora, namespaces, arrows: no Kubernetes
 	cargo test --locked --workspace --exclude kvpn
 	cargo test --locked -p kvpn --lib $(FAST_TESTS)
+	python3 -m unittest discover -s benches/tunnels -q
 
 .PHONY: test-cluster
 test-cluster: build image cluster ## the tests on a real Kubernetes (or KVPN_TEST_KUBECONFIG's)
@@ -74,10 +75,42 @@ tools: # what check needs, into the cache
 	command -v shellcheck >/dev/null || { echo 'shellcheck is missing: apt-get install shellcheck' >&2; exit 1; }
 
 .PHONY: bench
-bench: image ## throughput, latency, memory, sizes, beside kubectl port-forward on the test cluster
-	cargo build --locked --release -p kvpn-client
-	$(MAKE) cluster
+bench: bench-tunnels bench-cluster ## beside the peers: tunnels in namespaces, then port-forward on the test cluster (15 min)
+
+.PHONY: bench-tunnels
+bench-tunnels: bench-programs # wireguard-go, boringtun-cli, gotatun-cli and kvpn, two links; needs root
+	python3 benches/tunnels compare --budget 540
+
+.PHONY: bench-cluster
+bench-cluster: image bench-programs cluster # kubectl port-forward and kvpn, every datapath and carrier; needs root
 	KVPN_BIN=$(CURDIR)/target/release/kvpn benches/cluster.sh
+
+.PHONY: bench-full
+bench-full: bench-programs ## 0, 20, 80 ms x 0, 0.1, 1 % loss, every peer (2 h)
+	python3 benches/tunnels compare --full --rounds 3
+
+.PHONY: bench-integrity
+bench-integrity: bench-programs ## SIZE=10GiB each way through every datapath while frames are lost, duplicated and reordered
+	python3 benches/tunnels integrity --size $(or $(SIZE),1GiB)
+
+.PHONY: bench-scale
+bench-scale: bench-programs ## a gateway with 10,000 peers, 20,000 connections, a noisy peer
+	python3 benches/tunnels scale
+
+.PHONY: bench-cores
+bench-cores: ## the cores and both WireGuard libraries on canned packets (criterion)
+	cargo bench --locked -p kvpn
+	cd benches/library && cargo bench --locked
+
+.PHONY: bench-profile
+bench-profile: ## where the cycles of both tunnel ends go (perf)
+	cargo build --locked --profile profiling -p kvpn-gateway -p kvpn-bench
+	KVPN_BENCH_PROGRAMS=$(CURDIR)/target/profiling python3 benches/tunnels profile
+
+.PHONY: bench-programs
+bench-programs:
+	cargo build --locked --release -p kvpn-client -p kvpn-gateway -p kvpn-bench -p kvpn-delaylink
+	benches/tunnels/tools.sh
 
 .PHONY: cross-check
 cross-check: ## type-checks the packages without IO for Windows and macOS

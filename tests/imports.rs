@@ -20,6 +20,11 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
         "it terminates flows for whoever asks, gateway or client",
     ),
     (
+        "kvpn-io",
+        &["kvpn-wire"],
+        "it moves bytes for both shells and knows neither",
+    ),
+    (
         "kvpn-client-core",
         &["kvpn-netstack", "kvpn-wire"],
         "a state machine that the simulator runs; it must not see the shell, the gateway or Kubernetes",
@@ -36,18 +41,35 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "kvpn-client",
-        &["kvpn-client-core", "kvpn-k8s", "kvpn-netstack", "kvpn-wire"],
+        &[
+            "kvpn-client-core",
+            "kvpn-io",
+            "kvpn-k8s",
+            "kvpn-netstack",
+            "kvpn-wire",
+        ],
         "a shell around its own core; the gateway is reached over the wire only",
     ),
     (
         "kvpn-gateway",
         &[
             "kvpn-gateway-core",
+            "kvpn-io",
             "kvpn-k8s",
             "kvpn-netstack",
             "kvpn-wire",
         ],
         "a shell around its own core; the client is reached over the wire only",
+    ),
+    (
+        "kvpn-delaylink",
+        &[],
+        "it impairs a link and knows nothing of what crosses it",
+    ),
+    (
+        "kvpn-bench",
+        &["kvpn-client", "kvpn-wire"],
+        "it measures the client's data path from outside; the gateway runs as a program, as in its pod",
     ),
     (
         "kvpn",
@@ -114,6 +136,11 @@ const SOLE_IMPORTER: &[(&str, &str, &str)] = &[
         "hickory-proto",
         "kvpn-client-core",
         "names are decided in one place",
+    ),
+    (
+        "quinn-udp",
+        "kvpn-io",
+        "batches of datagrams are one thing for both shells",
     ),
     (
         "zbus",

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use kvpn_client_core::{Event, Path};
 
-use sim::cluster::{CLOSED, ECHO};
+use sim::cluster::{CLOSED, ECHO, SINK};
 use sim::link::{Link, Udp};
-use sim::{Setup, Sim, node};
+use sim::{Candidate, Leads, NODE, Setup, Sim, node};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -48,6 +48,64 @@ fn handshake_survives_loss() {
         setup.udp.to_client.loss = 30;
         let mut sim = Sim::new(setup);
         sim.run_until(30 * SECOND, "handshake", established);
+    }
+}
+
+/// Two round trips: the handshake, and what a program then asks.
+#[test]
+fn the_first_handshake_over_udp_does_not_wait_for_candidates_that_are_dead() {
+    let addresses = [
+        "203.0.113.1:1",
+        "203.0.113.2:1",
+        "203.0.113.3:1",
+        "203.0.113.4:1",
+        NODE,
+    ];
+    for place in 0..addresses.len() {
+        for others in [Leads::Nowhere, Leads::ThereAndBack] {
+            let mut setup = Setup::udp_only(30);
+            let leads = |i| {
+                if i == place {
+                    Leads::ThereAndBack
+                } else {
+                    others
+                }
+            };
+            setup.candidates = (addresses.iter().enumerate())
+                .map(|(i, address)| Candidate::new(address, leads(i)))
+                .collect();
+            let rtt = 2 * setup.udp.to_client.latency;
+            let mut sim = Sim::new(setup);
+            sim.programs.send_udp(ECHO, b"hello");
+            sim.settle();
+            let took = sim.run_until(SECOND, "an answer", |sim| {
+                !sim.programs.datagrams.is_empty()
+            });
+            assert!(
+                took <= 2 * rtt,
+                "{took:?}, the candidate {place} among {others:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn candidates_that_swallow_handshakes_do_not_keep_the_one_that_works_from_its_turn() {
+    let addresses = ["203.0.113.1:1", "203.0.113.2:1", NODE, "203.0.113.4:1"];
+    for place in 0..addresses.len() {
+        let mut setup = Setup::udp_only(31);
+        setup.candidates = (addresses.iter().enumerate())
+            .map(|(i, address)| {
+                let leads = if i == place {
+                    Leads::ThereAndBack
+                } else {
+                    Leads::There
+                };
+                Candidate::new(address, leads)
+            })
+            .collect();
+        let mut sim = Sim::new(setup);
+        sim.run_until(15 * SECOND, "handshake", established);
     }
 }
 
@@ -167,6 +225,82 @@ fn api_comes_first_udp_takes_over_and_gives_back() {
         sim.programs.transferred(flow).finished
     });
     assert_eq!(sim.told(&Event::Quiet), None);
+}
+
+/// The way to the gateway is 20, 80, 300 ms long there and back, and `loss` of 100 datagrams are lost each way.
+fn lossy(rtt: u64, loss: u32, seed: u64) -> Setup {
+    let latency = Duration::from_millis(rtt / 2);
+    let mut setup = Setup::new(seed);
+    setup.udp = Udp::both(Link {
+        latency,
+        jitter: latency / 10,
+        loss,
+        ..setup.udp.to_client
+    });
+    setup.api.latency = latency;
+    setup
+}
+
+#[test]
+fn a_cut_under_load_is_found_within_two_seconds_whatever_the_round_trip() {
+    for rtt in [2, 20, 80, 300] {
+        for seed in 0..4 {
+            let mut sim = Sim::new(lossy(rtt, 0, seed));
+            sim.run_until(5 * SECOND, "udp", |sim| sim.path() == Some(node()));
+            let flow = sim.programs.transfer(ECHO, 50_000_000, sim.now);
+            sim.settle();
+            sim.run(5 * SECOND + Duration::from_millis(137 * seed));
+            sim.setup.udp.cut(true);
+            let took = sim.run_until(5 * SECOND, "api", |sim| sim.path() == Some(Path::Api));
+            assert!(took <= 2 * SECOND, "{rtt} ms: {took:?}");
+            let before = sim.programs.transferred(flow).received;
+            sim.run_until(10 * SECOND, "the same stream", |sim| {
+                sim.programs.transferred(flow).received > before
+            });
+        }
+    }
+}
+
+#[test]
+fn loss_alone_is_no_reason_to_leave_udp() {
+    for rtt in [20, 80, 300] {
+        for seed in 0..3 {
+            let mut sim = Sim::new(lossy(rtt, 5, seed));
+            sim.run_until(30 * SECOND, "udp", |sim| sim.path() == Some(node()));
+            sim.events.clear();
+            for second in 0..180u64 {
+                match second / 60 {
+                    // Questions and answers, then one way only, then next to nothing.
+                    0 => sim.programs.send_udp(ECHO, b"hello"),
+                    1 => sim.programs.send_udp(SINK, b"hello"),
+                    _ if second % 20 == 0 => sim.programs.send_udp(SINK, b"hello"),
+                    _ => {}
+                }
+                sim.settle();
+                sim.run(SECOND / 2);
+                sim.programs
+                    .send_udp(if second < 60 { ECHO } else { SINK }, b"again");
+                sim.settle();
+                sim.run(SECOND / 2);
+            }
+            assert_eq!(sim.events, [], "{rtt} ms, seed {seed}");
+            assert!(sim.cluster.swallowed > 100, "{}", sim.cluster.swallowed);
+        }
+    }
+}
+
+#[test]
+fn a_flow_that_is_not_answered_costs_little_more_than_a_probe_a_second() {
+    let mut sim = Sim::new(Setup::new(32));
+    sim.run(5 * SECOND);
+    sim.trace.clear();
+    for _ in 0..1000 {
+        sim.programs.send_udp(SINK, b"a report");
+        sim.settle();
+        sim.run(Duration::from_millis(20));
+    }
+    let answers = sim.trace.iter().filter(|sent| !sent.to_gateway).count();
+    assert!((15..=30).contains(&answers), "{answers} in 20 s");
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! It is never root, except where its user is.
 
 pub(crate) mod board;
+pub(crate) mod changes;
 pub(crate) mod check;
 pub(crate) mod contact;
 pub(crate) mod control;
@@ -42,7 +43,7 @@ use kvpn_wire::CONTROL_PORT;
 use kvpn_wire::control::{SESSION_PATH, SessionGrant};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::board::{Board, End};
@@ -55,7 +56,7 @@ use crate::agent::network::Network;
 use crate::agent::places::SessionName;
 use crate::agent::report::{SessionReport, State, TrafficReport};
 use crate::agent::startup::{Standing, Startup};
-use crate::cli::failure::{CONFLICT, Failure};
+use crate::cli::failure::Failure;
 use crate::cli::log;
 use crate::helper::HelperConnection;
 use crate::os::platform::Process;
@@ -101,16 +102,14 @@ async fn serve(stdin: OwnedFd, helper: OwnedFd) -> anyhow::Result<ExitCode> {
     );
     let start = read_start(&mut launcher).await?;
     let helper = HelperConnection::from_fd(helper)?;
-    match Agent::prepare(start) {
-        Ok(agent) => Ok(agent.live(launcher, helper).await),
-        Err(error) => {
-            release(helper).await;
-            launcher
-                .send(serde_json::to_string(&Reply::Failed(Failure::of(&error)))?)
-                .await?;
-            Ok(ExitCode::FAILURE)
-        }
-    }
+    let reply = match Agent::prepare(start) {
+        Ok(Some(agent)) => return Ok(agent.live(launcher, helper).await),
+        Ok(None) => Reply::Occupied,
+        Err(error) => Reply::Failed(Failure::of(&error)),
+    };
+    release(helper).await;
+    launcher.send(serde_json::to_string(&reply)?).await?;
+    Ok(ExitCode::FAILURE)
 }
 
 async fn read_start(launcher: &mut Lines) -> anyhow::Result<Start> {
@@ -138,8 +137,9 @@ struct Agent {
 }
 
 impl Agent {
-    /// What can be done without cluster and helper: the kubeconfig, the user's directories, lock and socket.
-    fn prepare(start: Start) -> anyhow::Result<Self> {
+    /// What can be done without cluster and helper: the kubeconfig, the user's directories, lock and socket. `None` when
+    /// another agent holds the session.
+    fn prepare(start: Start) -> anyhow::Result<Option<Self>> {
         let cluster = Cluster::load(&start.kube.options(false))?;
         let name = start
             .name
@@ -154,14 +154,11 @@ impl Agent {
             server: cluster.server().to_owned(),
         };
         let Some(lock) = Lock::take(start.places.lock(&name), &holder)? else {
-            let failure = Failure::new(CONFLICT, format!("the session {name} is there already"));
-            return Err(failure
-                .hint("`kvpn status` shows it; another one needs a name of its own: --name")
-                .into());
+            return Ok(None);
         };
         let listener = control::listen(&start.places.socket(&name))?;
         let board = Arc::new(Board::new(first_report(&start, &name, &holder)));
-        Ok(Self {
+        Ok(Some(Self {
             start: Arc::new(start),
             cluster,
             board,
@@ -169,7 +166,7 @@ impl Agent {
             name,
             lock,
             listener,
-        })
+        }))
     }
 
     /// From connecting to the end; everything is undone when this returns.
@@ -211,14 +208,20 @@ impl Agent {
         control: &mut Control,
     ) -> (Result<Option<String>, Failure>, Option<HelperConnection>) {
         let grant = standing.keys.grant.clone();
-        let (dns_tx, dns_rx) = watch::channel(standing.dns);
+        let changed = Arc::new(Notify::new());
+        let changes = tokio::spawn(changes::watch(
+            standing.driver.clone(),
+            Arc::clone(&changed),
+        ));
+        let (wish_tx, wish_rx) = watch::channel(standing.wish.clone());
         let stop = CancellationToken::new();
         let network = Network {
             helper,
             board: Arc::clone(&self.board),
             driver: standing.driver.clone(),
             route_rx: standing.route_rx,
-            dns_rx,
+            wish_rx,
+            standing: standing.wish,
             outside: standing.outside,
         };
         let network = tokio::spawn(network.serve(stop.clone()));
@@ -230,8 +233,11 @@ impl Agent {
             keys: standing.keys,
             driver: standing.driver,
             occurrence_rx: standing.occurrence_rx,
-            dns_tx,
+            wish_tx,
             names: standing.names,
+            resolvers: standing.resolvers,
+            udp_candidates: standing.udp_candidates,
+            changed,
         };
         let keeper = tokio::spawn(keeper.keep());
         self.board.connected(now());
@@ -241,6 +247,7 @@ impl Agent {
         };
         self.board.update(|report| report.state = State::Ending);
         keeper.abort();
+        changes.abort();
         say_goodbye(&grant).await;
         stop.cancel();
         let reason = match end {
@@ -300,6 +307,7 @@ fn first_report(start: &Start, name: &SessionName, holder: &Holder) -> SessionRe
         gateway: None,
         carrier: None,
         carriers: Vec::new(),
+        offload: None,
         network: None,
         traffic: TrafficReport::default(),
         notes: Vec::new(),

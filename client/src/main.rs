@@ -1,21 +1,7 @@
-//! The `kvpn` command: parses, sets up logs, turns the outcome into an exit code; nothing else.
-
-mod agent;
-mod cli;
-mod helper;
-mod os;
+//! The `kvpn` command: hands over to the library; nothing else.
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    let parsed = cli::Cli::parse();
-    if !matches!(parsed.command, cli::Command::Agent) {
-        cli::log::to_stderr(&parsed.globals);
-    }
-    match cli::run(parsed) {
-        Ok(code) => code,
-        Err(error) => cli::failure::report(&error),
-    }
+    kvpn_client::run()
 }

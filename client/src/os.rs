@@ -11,6 +11,7 @@ use std::os::fd::BorrowedFd;
 use anyhow::Result;
 use futures::future::LocalBoxFuture;
 use ipnetwork::IpNetwork;
+use kvpn_io::tun::TunOffload;
 use serde::{Deserialize, Serialize};
 
 #[cfg(target_os = "linux")]
@@ -31,16 +32,19 @@ pub(crate) struct DnsConfig {
 
 /// A TUN interface that vanishes with the last descriptor of it.
 pub(crate) trait Tun: Sized {
-    /// Opens a new interface of this name: down, without addresses.
+    /// Opens a new interface of this name: down, without addresses. With `offload` the system joins packets for us, as
+    /// far as it can.
     ///
     /// # Errors
     /// The name is taken, or the system has no TUN for us.
-    fn create(name: &str) -> Result<Self, TunError>;
+    fn create(name: &str, offload: bool) -> Result<Self, TunError>;
     /// The name it got.
     fn name(&self) -> &str;
     /// The interface's index.
     fn index(&self) -> Result<u32>;
-    /// The descriptor whose reads and writes are whole IP packets; non-blocking.
+    /// What the system does for us.
+    fn offload(&self) -> TunOffload;
+    /// The descriptor whose reads and writes are packets as [`Self::offload`] has them; non-blocking.
     fn descriptor(&self) -> BorrowedFd<'_>;
 }
 
@@ -60,6 +64,11 @@ pub(crate) enum TunError {
     },
 }
 
+/// Only one session at a time can have it, and another one has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Taken(pub(crate) String);
+
 /// Addresses and routes.
 pub(crate) trait Routes {
     /// What there is now.
@@ -71,6 +80,14 @@ pub(crate) trait Routes {
         link: u32,
         addresses: &[IpNetwork],
         mtu: u16,
+    ) -> Result<Vec<IpNetwork>>;
+    /// Gives an interface other addresses, with their blocks' routes; those that it keeps are never missing. Returns the
+    /// addresses that stand.
+    async fn readdress(
+        &self,
+        link: u32,
+        former: &[IpNetwork],
+        addresses: &[IpNetwork],
     ) -> Result<Vec<IpNetwork>>;
     /// Sends a range to an interface; nothing happens when it is there already.
     async fn add(&self, link: u32, range: IpNetwork) -> Result<()>;

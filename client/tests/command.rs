@@ -4,10 +4,17 @@
     reason = "clippy knows the tests, but not the functions that they share"
 )]
 
+use std::fs::{DirBuilder, File};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 
 /// A home of its own, so that nobody's kubeconfig or session is met.
 struct Home(tempfile::TempDir);
@@ -18,12 +25,25 @@ impl Home {
     }
 
     fn kvpn(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kvpn"));
         command
             .env_clear()
             .env("HOME", self.0.path())
-            .env("PATH", "/usr/bin:/bin");
-        command.args(arguments).output().unwrap()
+            .env("PATH", "/usr/bin:/bin")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .args(arguments);
+        command
+    }
+
+    /// Where sockets and locks of sessions are.
+    fn run_folder(&self) -> PathBuf {
+        self.0.path().join(".local/state/kvpn/run")
     }
 
     /// A kubeconfig whose only context is `dead`, with this API server.
@@ -40,8 +60,7 @@ impl Home {
     }
 
     fn left_behind(&self) -> Vec<PathBuf> {
-        let run = self.0.path().join(".local/state/kvpn/run");
-        std::fs::read_dir(run)
+        std::fs::read_dir(self.run_folder())
             .into_iter()
             .flatten()
             .map(|entry| entry.unwrap().path())
@@ -203,5 +222,125 @@ fn the_internal_processes_say_who_starts_them() {
             "{internal}: {}",
             stderr(&output)
         );
+    }
+}
+
+#[test]
+fn a_value_that_cannot_be_one_is_wrong_usage() {
+    let home = Home::new();
+    let kubeconfig = home.kubeconfig(&closed_port());
+    let kubeconfig = kubeconfig.to_str().unwrap();
+    for (wrong, said) in [
+        (&["-n", "", "connect"][..], "--namespace"),
+        (&["-n", "Shop", "connect"], "Shop"),
+        (&["-n", "a_b", "disconnect"], "a_b"),
+        (&["connect", "--gateway-namespace", "a/b"], "a/b"),
+        (&["connect", "--dns-namespace", ""], "--dns-namespace"),
+        (&["connect", "--image", ""], "--image"),
+        (&["gateway", "install", "--image", ""], "--image"),
+        (&["connect", "--name", "../x"], "../x"),
+        (&["connect", "--cidr", "0.0.0.0/0"], "default route"),
+    ] {
+        let output = home.kvpn(&[wrong, &["--kubeconfig", kubeconfig]].concat());
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{wrong:?}: {}",
+            stderr(&output)
+        );
+        assert!(
+            stderr(&output).contains(said),
+            "{wrong:?}: {}",
+            stderr(&output)
+        );
+        assert!(output.stdout.is_empty());
+    }
+    assert!(home.left_behind().is_empty());
+}
+
+/// Only root may start helpers; elsewhere `sudo` would ask for a password.
+fn may_connect() -> bool {
+    geteuid().is_root()
+}
+
+#[test]
+fn an_interrupted_connect_is_exit_code_1_and_leaves_nothing() {
+    if !may_connect() {
+        return;
+    }
+    let home = Home::new();
+    // An API server that takes connections and says nothing.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = format!("https://{}", listener.local_addr().unwrap());
+    let kubeconfig = home.kubeconfig(&server);
+    let connect = home
+        .command(&["connect", "--kubeconfig", kubeconfig.to_str().unwrap()])
+        .spawn()
+        .unwrap();
+    let _silent = listener.accept().unwrap();
+    let pid = Pid::from_raw(i32::try_from(connect.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    let output = connect.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("interrupted"),
+        "{}",
+        stderr(&output)
+    );
+    assert!(home.left_behind().is_empty(), "{:?}", home.left_behind());
+}
+
+/// The other `connect` has the lock, but its socket is not there before this one's agent has met the lock.
+#[test]
+fn of_two_connects_at_once_the_slower_one_waits_for_the_others_session() {
+    if !may_connect() {
+        return;
+    }
+    let home = Home::new();
+    let server = closed_port();
+    let kubeconfig = home.kubeconfig(&server);
+    let run = home.run_folder();
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&run)
+        .unwrap();
+    let lock = File::create(run.join("dead.default.lock")).unwrap();
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    let slower = home
+        .command(&["connect", "--kubeconfig", kubeconfig.to_str().unwrap()])
+        .spawn()
+        .unwrap();
+    await_file(&run.with_file_name("dead.default.log"));
+    let listener = UnixListener::bind(run.join("dead.default.sock")).unwrap();
+    let (stream, _) = listener.accept().unwrap();
+    let mut requests = BufReader::new(&stream).lines();
+    for (request, reply, state) in [
+        ("status", "report", "connecting"),
+        ("follow", "connected", "connected"),
+    ] {
+        let line = requests.next().unwrap().unwrap();
+        assert!(line.contains(request), "{line}");
+        let answer = serde_json::json!({
+            "reply": reply, "name": "dead.default", "state": state, "context": "dead",
+            "namespace": "default", "server": server, "pid": 1, "log": "/l"
+        });
+        writeln!(&stream, "{answer}").unwrap();
+    }
+    let output = slower.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let said = stderr(&output) + &String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("connected to dead"), "{said}");
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a file of another process cannot be awaited otherwise"
+)]
+fn await_file(path: &Path) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !path.exists() {
+        assert!(Instant::now() < end, "{} does not appear", path.display());
+        std::thread::sleep(Duration::from_millis(10));
     }
 }

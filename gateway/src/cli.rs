@@ -16,6 +16,9 @@ pub struct Options {
     /// How to reach the cluster; `auto` takes the kernel if it may.
     #[arg(long, env = "KVPN_DATAPATH", value_enum, default_value_t = DatapathChoice::Auto)]
     pub datapath: DatapathChoice,
+    /// Whether the kernel hands over and takes several packets at once.
+    #[arg(long, env = "KVPN_OFFLOAD", value_enum, default_value_t = Offload::Auto)]
+    pub offload: Offload,
     /// Where to listen.
     #[command(flatten)]
     pub listen: Listen,
@@ -45,6 +48,22 @@ pub enum DatapathChoice {
     Userspace,
     /// TUN and nftables; userspace, with a note to the clients, if that is not possible.
     Kernel,
+}
+
+/// Whether segmentation is left to the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Offload {
+    /// As far as the kernel can.
+    Auto,
+    /// One packet at a time: slower; for drivers and networks that break on the other.
+    Off,
+}
+
+impl Offload {
+    /// Whether it is used where it is possible.
+    pub fn is_on(self) -> bool {
+        self == Self::Auto
+    }
 }
 
 /// How to write logs.

@@ -26,8 +26,8 @@ pub(crate) enum Command {
     Status(SessionIndex, oneshot::Sender<Option<SessionStatus>>),
     /// End a session; whether there was one.
     End(SessionIndex, oneshot::Sender<bool>),
-    /// Count.
-    Snapshot(oneshot::Sender<Snapshot>),
+    /// Count, and tell what the kernel does for the data path.
+    Snapshot(oneshot::Sender<(Snapshot, String)>),
     /// Stop the driver.
     Stop,
 }

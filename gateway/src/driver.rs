@@ -21,13 +21,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use kvpn_gateway_core::{Config, Event, GatewayState, Path};
+use kvpn_wire::control::{SessionGrant, SessionStatus};
 use mio::event::Event as Readiness;
 use mio::{Events, Poll, Token};
 use tokio::sync::oneshot;
 
 use crate::commands::Command;
 use crate::http::ControlConnectionsTx;
-use api::ApiCarrier;
+use api::{ApiCarrier, Room};
 use flows::Flows;
 use tun::Tun;
 use udp::UdpCarrier;
@@ -39,6 +40,13 @@ const TUN: Token = Token(2);
 const WAKER: Token = Token(3);
 /// The first stream's token; the first flow's is one more.
 const FIRST: usize = 4;
+
+/// Receptions of the `udp` carrier, each of several messages, before others have their turn.
+const RECEPTIONS: usize = 4;
+/// Packets read from the TUN before others have their turn.
+const TUN_READS: usize = 64;
+/// Bytes read from the TUN before they are sent: what a processor's cache holds beside everything else.
+const TUN_BYTES: usize = 64 << 10;
 
 /// Whether the loop goes on.
 #[derive(Debug, PartialEq, Eq)]
@@ -66,9 +74,13 @@ impl Driver {
         commands: Receiver<Command>,
         control: ControlConnectionsTx,
     ) -> Self {
+        let mut state = GatewayState::new(config, clock());
+        if let Some(tun) = &parts.tun {
+            state.set_abilities(tun.offload().abilities());
+        }
         Self {
             poll: parts.poll,
-            state: GatewayState::new(config, clock()),
+            state,
             commands,
             udp: parts.udp,
             api: parts.api,
@@ -135,28 +147,58 @@ impl Driver {
 
     /// Takes packets in, from one socket at a time: what one turn brings, the core's queues hold.
     fn read_carriers(&mut self, now: Instant) {
-        self.udp.receive(&mut self.state, now);
-        self.write_tun();
-        for stream in self.api.take_readable() {
-            self.api.receive(stream, &mut self.state, now);
+        self.receive_udp(now);
+        for _ in 0..self.api.readable() {
+            self.api.receive_next(&mut self.state, now);
             self.write_tun();
         }
         self.api.retry_accepting(self.poll.registry());
-        // While the socket takes nothing, packets wait in the TUN, where the kernel manages the queue.
-        if let Some(tun) = &mut self.tun
-            && !self.udp.is_blocked()
-        {
-            tun.receive(&mut self.state, now);
+        self.receive_tun(now);
+    }
+
+    fn receive_udp(&mut self, now: Instant) {
+        for _ in 0..RECEPTIONS {
+            let Self { state, udp, .. } = self;
+            if !udp.receive(|from, bytes, stride| {
+                state.handle_datagrams(Path::Udp(from), bytes, stride, now)
+            }) {
+                return;
+            }
+            self.write_tun();
+        }
+    }
+
+    /// What the TUN has goes out in shares, before the next is read. While the socket takes nothing, packets wait in the TUN,
+    /// where the kernel manages the queue.
+    fn receive_tun(&mut self, now: Instant) {
+        let mut unsent = 0;
+        for _ in 0..TUN_READS {
+            let Self {
+                state, tun, udp, ..
+            } = self;
+            let Some(tun) = tun.as_mut().filter(|_| !udp.is_blocked()) else {
+                return;
+            };
+            let Some(length) = tun
+                .receive(|packet, segmentation| state.handle_tun_packet(packet, segmentation, now))
+            else {
+                return;
+            };
+            unsent += length;
+            if unsent >= TUN_BYTES {
+                unsent = 0;
+                self.transmit(now);
+            }
         }
     }
 
     /// Passes on what the core has for the kernel; whether it had anything.
     fn write_tun(&mut self) -> bool {
         let mut any = false;
-        while let Some((packet, _)) = self.state.poll_packet() {
+        while let Some((packet, segmentation)) = self.state.poll_packet() {
             any = true;
             if let Some(tun) = &self.tun {
-                tun.send(packet);
+                tun.send(packet, segmentation);
             }
         }
         any
@@ -166,15 +208,30 @@ impl Driver {
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 Command::Create(request, answer) => {
-                    reply(answer, self.state.create_session(&request, now));
+                    let offload = parts::offload(self.tun.as_ref(), &self.udp);
+                    let granted = self.state.create_session(&request, now);
+                    let granted = granted.map(|grant| SessionGrant {
+                        offload: Some(offload),
+                        ..grant
+                    });
+                    reply(answer, granted);
                 }
                 Command::Status(session, answer) => {
-                    reply(answer, self.state.session_status(session, now));
+                    let offload = parts::offload(self.tun.as_ref(), &self.udp);
+                    let status = self.state.session_status(session, now);
+                    let status = status.map(|status| SessionStatus {
+                        offload: Some(offload),
+                        ..status
+                    });
+                    reply(answer, status);
                 }
                 Command::End(session, answer) => {
                     reply(answer, self.state.end_session(session, now));
                 }
-                Command::Snapshot(answer) => reply(answer, self.state.snapshot()),
+                Command::Snapshot(answer) => {
+                    let offload = parts::offload(self.tun.as_ref(), &self.udp);
+                    reply(answer, (self.state.snapshot(), offload));
+                }
                 Command::Stop => return Run::Stop,
             }
         }
@@ -214,15 +271,16 @@ impl Driver {
         {
             sent = true;
             let path = transmit.path;
-            let mut full = false;
-            for datagram in transmit.datagrams() {
-                match path {
-                    Path::Udp(address) => self.udp.send(address, datagram),
-                    Path::Api(stream) => full |= self.api.send(stream, datagram).is_full(),
+            match path {
+                Path::Udp(to) => self.udp.send(to, transmit.payload, transmit.segment),
+                Path::Api(stream) => {
+                    let rooms = transmit
+                        .datagrams()
+                        .map(|datagram| self.api.send(stream, datagram));
+                    if rooms.last().is_some_and(Room::is_full) {
+                        self.state.path_blocked(path);
+                    }
                 }
-            }
-            if full {
-                self.state.path_blocked(path);
             }
         }
         self.api.flush(&mut self.state);

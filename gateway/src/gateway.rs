@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::thread::JoinHandle;
 
 use anyhow::Context as _;
-use kvpn_gateway_core::{Config, KernelFamilies, Limits};
+use kvpn_gateway_core::{Config, KernelFamilies, Limits, Shard};
 use kvpn_wire::control::{ClusterFacts, Datapath};
 use rand::TryRng as _;
 use tokio::net::TcpListener;
@@ -62,6 +62,7 @@ impl Settings {
     fn core(self, kernel: KernelFamilies, note: Option<String>, udp_port: u16) -> Config {
         Config {
             seed: self.seed,
+            shard: Shard::default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cluster: self.cluster,
             nameservers: self.nameservers,
@@ -116,13 +117,16 @@ impl Gateway {
         let listen = &settings.options.listen;
         let control = listen_on(loopback(listen.control_port), "the control API").await?;
         let health = listen_on_all(listen.health_port, "health and metrics").await?;
-        let (kernel, note) = Kernel::open(settings.options.datapath).await;
-        let parts = Parts::open(loopback(listen.carrier_port), listen.udp_port, kernel)?;
+        let (kernel, note) =
+            Kernel::open(settings.options.datapath, settings.options.offload).await;
+        let offload = settings.options.offload.is_on();
+        let carrier = loopback(listen.carrier_port);
+        let parts = Parts::open(carrier, listen.udp_port, kernel, offload)?;
         let (udp, carrier) = (parts.udp_address()?, parts.carrier_address()?);
         let (commands, receiver) = Commands::new(parts.waker()?);
         let (connections_tx, connections) = http::control_connections();
         let config = settings.core(parts.kernel_families(), note, udp.port());
-        announce(&config);
+        announce(&config, &parts.offload());
         let (alive, ended) = oneshot::channel();
         let driver = std::thread::Builder::new()
             .name("driver".into())
@@ -171,7 +175,7 @@ impl Gateway {
     }
 }
 
-fn announce(config: &Config) {
+fn announce(config: &Config, offload: &str) {
     let datapath = if config.kernel.any() {
         Datapath::Kernel
     } else {
@@ -179,6 +183,7 @@ fn announce(config: &Config) {
     };
     tracing::info!(
         %datapath,
+        offload,
         note = config.datapath_note,
         ping = config.cluster.ping,
         udp = config.udp_port,

@@ -6,14 +6,16 @@
 mod forwarding;
 mod netfilter;
 mod routes;
+mod tun;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
 
 use anyhow::Context as _;
 use kvpn_gateway_core::KernelFamilies;
-use kvpn_wire::TUNNEL_MTU;
+use kvpn_io::tun::TunOffload;
 
-use crate::cli::DatapathChoice;
+use crate::cli::{DatapathChoice, Offload};
 
 /// The TUN's name.
 const NAME: &str = "kvpn-gw";
@@ -24,24 +26,29 @@ const TUNNEL_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfd6b, 0x7670, 0x6e00, 0, 0, 0
 /// The kernel's datapath, ready.
 pub(crate) struct Kernel {
     /// The TUN, non-blocking.
-    pub(crate) device: tun::Device,
+    pub(crate) device: OwnedFd,
+    /// How packets stand in its reads and writes.
+    pub(crate) offload: TunOffload,
     /// The families that the kernel forwards; not both off.
     pub(crate) families: KernelFamilies,
 }
 
 impl Kernel {
     /// Sets the kernel's datapath up if it is wanted and possible. The note says, for users, what is not as asked.
-    pub(crate) async fn open(choice: DatapathChoice) -> (Option<Self>, Option<String>) {
+    pub(crate) async fn open(
+        choice: DatapathChoice,
+        offload: Offload,
+    ) -> (Option<Self>, Option<String>) {
         match choice {
             DatapathChoice::Userspace => (None, None),
-            DatapathChoice::Auto => match Self::set_up().await {
+            DatapathChoice::Auto => match Self::set_up(offload).await {
                 Ok(kernel) => kernel.with_note(),
                 Err(error) => {
                     tracing::info!("no kernel datapath: {error:#}");
                     (None, None)
                 }
             },
-            DatapathChoice::Kernel => match Self::set_up().await {
+            DatapathChoice::Kernel => match Self::set_up(offload).await {
                 Ok(kernel) => kernel.with_note(),
                 Err(error) => {
                     tracing::warn!("no kernel datapath: {error:#}");
@@ -54,8 +61,8 @@ impl Kernel {
         }
     }
 
-    async fn set_up() -> anyhow::Result<Self> {
-        let device = open_tun()?;
+    async fn set_up(offload: Offload) -> anyhow::Result<Self> {
+        let (device, offload) = tun::open(NAME, offload)?;
         routes::set_up(NAME).await?;
         let families = forwarding::enable(NAME).await?;
         anyhow::ensure!(
@@ -63,7 +70,11 @@ impl Kernel {
             "forwarding is off and cannot be switched on"
         );
         netfilter::install(NAME, families).context("setting nftables rules")?;
-        Ok(Self { device, families })
+        Ok(Self {
+            device,
+            offload,
+            families,
+        })
     }
 
     fn with_note(self) -> (Option<Self>, Option<String>) {
@@ -84,17 +95,4 @@ impl Kernel {
         };
         (Some(self), note.map(str::to_owned))
     }
-}
-
-fn open_tun() -> anyhow::Result<tun::Device> {
-    let mut configuration = tun::Configuration::default();
-    configuration
-        .tun_name(NAME)
-        .mtu(TUNNEL_MTU as u16)
-        .platform_config(|linux| {
-            linux.ensure_root_privileges(false);
-        });
-    let device = tun::create(&configuration).context("opening /dev/net/tun")?;
-    device.set_nonblock().context("opening /dev/net/tun")?;
-    Ok(device)
 }

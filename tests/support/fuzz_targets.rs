@@ -9,6 +9,8 @@
 // The paths are spelled out because the fuzz crate includes this file by path, which moves its modules' home.
 #[path = "fuzz_targets/control.rs"]
 mod control;
+#[path = "fuzz_targets/offload.rs"]
+mod offload;
 #[path = "fuzz_targets/packet.rs"]
 mod packet;
 #[path = "fuzz_targets/text.rs"]
@@ -21,12 +23,15 @@ pub type Body = fn(&[u8]);
 
 /// Name (of the corpus and of the fuzzer) and body of every target.
 pub const TARGETS: &[(&str, Body)] = &[
+    ("coalesce", offload::coalesce),
     ("control", control::messages),
     ("dns_header", packet::dns_header),
     ("frame", packet::frame),
     ("name", text::name),
     ("packet", packet::packet),
     ("range", text::range),
+    ("split", offload::split),
+    ("virtio", offload::vnet),
     ("wireguard", wireguard::datagram),
 ];
 

@@ -10,8 +10,6 @@ pub(crate) mod cluster;
 pub(crate) mod link;
 #[path = "sim/program.rs"]
 pub(crate) mod program;
-#[path = "sim/random.rs"]
-pub(crate) mod random;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -19,16 +17,18 @@ use std::time::{Duration, Instant};
 
 use kvpn_client_core::{CarrierChoice, ClientState, Config, Event, Names, Path};
 use kvpn_gateway_core::{
-    Config as GatewayConfig, GatewayState, KernelFamilies, Limits, Path as ClientPath, StreamId,
+    Config as GatewayConfig, GatewayState, KernelFamilies, Limits, Path as ClientPath, Shard,
+    StreamId,
 };
 use kvpn_wire::control::{ClusterFacts, CreateSession, SessionGrant, VERSION};
 use kvpn_wire::offload::Segmentation;
 use kvpn_wire::wireguard::PrivateKey;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 
 use self::cluster::Cluster;
 use self::link::{Link, Udp};
 use self::program::Programs;
-use self::random::Random;
 
 /// Where the gateway answers UDP.
 pub(crate) const NODE: &str = "203.0.113.9:31820";
@@ -43,6 +43,7 @@ pub(crate) struct Setup {
     pub(crate) carrier: CarrierChoice,
     pub(crate) api: Link,
     pub(crate) udp: Udp,
+    pub(crate) candidates: Vec<Candidate>,
     /// Whether the shell opens the `api` carrier at the start and when it is asked for.
     pub(crate) api_at_hand: bool,
 }
@@ -54,6 +55,10 @@ impl Setup {
             carrier: CarrierChoice::Auto,
             api: Link::stream(Duration::from_millis(10)),
             udp: Udp::default(),
+            candidates: vec![
+                Candidate::new("203.0.113.1:31820", Leads::Nowhere),
+                Candidate::new(NODE, Leads::ThereAndBack),
+            ],
             api_at_hand: true,
         }
     }
@@ -71,6 +76,51 @@ impl Setup {
             carrier: CarrierChoice::Api,
             ..Self::new(seed)
         }
+    }
+
+    fn leads(&self, address: SocketAddr, to_gateway: bool) -> bool {
+        let mut candidates = self.candidates.iter();
+        match candidates.find(|candidate| candidate.address == address) {
+            Some(candidate) if to_gateway => candidate.leads != Leads::Nowhere,
+            Some(candidate) => candidate.leads == Leads::ThereAndBack,
+            None => false,
+        }
+    }
+
+    /// The client behind `nat` as the gateway sees it by way of a candidate: each has a port of its own.
+    fn translated(&self, candidate: SocketAddr, nat: SocketAddr) -> SocketAddr {
+        let place = |other: &Candidate| other.address == candidate;
+        let place = self.candidates.iter().position(place).unwrap_or_default();
+        let offset = u16::try_from(place * 100).expect("few candidates");
+        SocketAddr::new(nat.ip(), nat.port() + offset)
+    }
+
+    fn candidate_behind(&self, translated: SocketAddr, nat: SocketAddr) -> Option<SocketAddr> {
+        let mut candidates = self.candidates.iter().map(|candidate| candidate.address);
+        candidates.find(|candidate| self.translated(*candidate, nat) == translated)
+    }
+}
+
+/// A UDP address at which the client may try the gateway.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Candidate {
+    pub(crate) address: SocketAddr,
+    pub(crate) leads: Leads,
+}
+
+/// Where datagrams to a candidate get, on the way described by [`Setup::udp`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leads {
+    Nowhere,
+    /// To the gateway, whose answers are lost.
+    There,
+    ThereAndBack,
+}
+
+impl Candidate {
+    pub(crate) fn new(address: &str, leads: Leads) -> Self {
+        let address = address.parse().expect("an address");
+        Self { address, leads }
     }
 }
 
@@ -111,7 +161,7 @@ pub(crate) struct Sim {
     pub(crate) programs: Programs,
     pub(crate) now: Instant,
     start: Instant,
-    random: Random,
+    random: StdRng,
     /// By time and then in the order of sending.
     in_flight: BTreeMap<(Instant, u64), Delivery>,
     sent: u64,
@@ -149,7 +199,7 @@ impl Sim {
             programs,
             now,
             start: now,
-            random: Random::new(setup.seed),
+            random: StdRng::seed_from_u64(setup.seed),
             in_flight: BTreeMap::new(),
             sent: 0,
             stream_ends: [None; 2],
@@ -396,7 +446,9 @@ impl Sim {
         while let Some(transmit) = self.client.poll_transmit() {
             let seen_as = match transmit.path {
                 Path::Api => self.stream.map(ClientPath::Api),
-                Path::Udp(_) => Some(ClientPath::Udp(self.nat)),
+                Path::Udp(candidate) => {
+                    Some(ClientPath::Udp(self.setup.translated(candidate, self.nat)))
+                }
             };
             for datagram in transmit.datagrams().map(<[u8]>::to_vec) {
                 self.overheard.push_back((transmit.path, datagram.clone()));
@@ -418,7 +470,11 @@ impl Sim {
         while let Some(transmit) = self.gateway.poll_transmit(self.now) {
             let (path, arrives) = match transmit.path {
                 ClientPath::Api(stream) => (Path::Api, self.stream == Some(stream)),
-                ClientPath::Udp(address) => (node(), self.nat == address),
+                ClientPath::Udp(address) => {
+                    let candidate = self.setup.candidate_behind(address, self.nat);
+                    let path = candidate.map_or(node(), Path::Udp);
+                    (path, candidate.is_some())
+                }
             };
             let seen_as = arrives.then_some(transmit.path);
             for datagram in transmit.datagrams().map(<[u8]>::to_vec) {
@@ -437,7 +493,7 @@ impl Sim {
     fn put(&mut self, delivery: Delivery) {
         let link = match delivery.path {
             Path::Api => &self.setup.api,
-            Path::Udp(address) if Path::Udp(address) == node() => {
+            Path::Udp(address) if self.setup.leads(address, delivery.to_gateway) => {
                 self.setup.udp.direction(delivery.to_gateway)
             }
             Path::Udp(_) => return,
@@ -455,7 +511,7 @@ impl Sim {
     }
 }
 
-/// The only UDP candidate that leads anywhere.
+/// The UDP candidate that leads to the gateway, unless a setup says otherwise.
 pub(crate) fn node() -> Path {
     Path::Udp(NODE.parse().expect("an address"))
 }
@@ -478,6 +534,7 @@ fn gateway(setup: &Setup, generation: u8, now: Instant) -> GatewayState {
         datapath_note: None,
         udp_port: kvpn_wire::WIREGUARD_PORT,
         udp_endpoints: Vec::new(),
+        shard: Shard::default(),
         limits: Limits::default(),
     };
     GatewayState::new(config, now)
@@ -508,11 +565,11 @@ fn client_config(setup: &Setup, private_key: PrivateKey, grant: SessionGrant) ->
         index: 99,
         seed: setup.seed,
         carrier: setup.carrier,
-        // The first candidate leads nowhere.
-        udp_candidates: vec![
-            "203.0.113.1:31820".parse().expect("an address"),
-            NODE.parse().expect("an address"),
-        ],
+        udp_candidates: setup
+            .candidates
+            .iter()
+            .map(|candidate| candidate.address)
+            .collect(),
         names: Names {
             namespace: "default".to_owned(),
             domain: "cluster.local".to_owned(),

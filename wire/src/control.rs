@@ -90,6 +90,9 @@ pub struct SessionGrant {
     /// Why the datapath is not the one asked for, in words for the user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datapath_note: Option<String>,
+    /// What the gateway's kernel does for the data path, in words: `TUN TSO+USO, UDP GSO+GRO`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offload: Option<String>,
     /// The pod's UDP port of the `udp` carrier.
     pub udp_port: u16,
     /// Addresses from outside at which the `udp` carrier may answer; candidates to probe.
@@ -191,6 +194,9 @@ pub struct SessionStatus {
     pub path: String,
     /// Seconds since the session was created.
     pub uptime_seconds: u64,
+    /// What the gateway's kernel does for the data path, in words: `TUN TSO+USO, UDP GSO+GRO`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offload: Option<String>,
     /// Bytes of inner packets sent to the client.
     pub sent_bytes: u64,
     /// Bytes of inner packets received from the client.

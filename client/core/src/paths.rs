@@ -2,7 +2,10 @@
 //!
 //! Decisions only; a probe is a round trip through the gateway that somebody else makes. The rules:
 //!
-//! - a path that carried nothing back for 5 s, or did not answer data for half a second, is probed;
+//! - a path that carried nothing back for 5 s is probed, and one that did not answer data for about a round trip and a
+//!   half, though not much oftener than once a second;
+//! - a UDP path in use whose round trip is known gets little time for an answer, and each probe twice: a cut is found in
+//!   about half a second, while one datagram of twenty lost on the way leads nowhere;
 //! - after its first miss all others are probed too, after the second the one that answered takes over;
 //! - UDP is better than `api`: while `api` is in use, UDP candidates are probed with growing pauses;
 //! - a handshake, which is short, proves that the session works, but not that the path carries long datagrams: that takes
@@ -59,8 +62,10 @@ pub(crate) struct Paths {
     told: Option<Path>,
     established: bool,
     quiet: bool,
-    /// The first data that was not answered by anything yet.
+    /// The first data that was not answered by anything yet, as far as is known.
     waiting_since: Option<Instant>,
+    /// The last data on the path in use.
+    sent: Option<Instant>,
     /// When something authentic last came on any path, or the session began.
     heard: Instant,
     sequence: u16,
@@ -86,6 +91,7 @@ impl Paths {
             established: false,
             quiet: false,
             waiting_since: None,
+            sent: None,
             heard: now,
             sequence: 0,
             api_wanted: None,
@@ -145,9 +151,8 @@ impl Paths {
             .collect()
     }
 
-    /// All open paths in the order in which handshakes go out. The gateway takes only initiations that are newer than the
-    /// last, and this end knows the answers to its last two only: so `api`, which is known to work, comes last, and UDP
-    /// candidates take turns before it.
+    /// All open paths in the order in which handshakes go out. The last one has its handshake for itself: `api`, which is
+    /// known to work, else UDP candidates take turns there.
     pub(crate) fn handshake_order(&self) -> Vec<Path> {
         let mut udp: Vec<Path> = self
             .open_paths()
@@ -172,7 +177,7 @@ impl Paths {
 
     /// The laptop's network changed or it slept: nothing known holds.
     pub(crate) fn probe_all(&mut self, now: Instant) {
-        self.waiting_since = None;
+        self.wait_for_nothing();
         for entry in self.entries.values_mut().filter(|entry| entry.open) {
             entry.renew(Entry::open(now));
         }
@@ -223,6 +228,7 @@ impl Paths {
     /// Data went out on the path in use.
     pub(crate) fn data_sent(&mut self, now: Instant) {
         self.waiting_since.get_or_insert(now);
+        self.sent = Some(now);
     }
 
     /// Something authentic came on `path`.
@@ -230,7 +236,9 @@ impl Paths {
         let Some(entry) = self.entries.get_mut(&path).filter(|entry| entry.open) else {
             return;
         };
-        self.waiting_since = None;
+        // What was sent less than a round trip ago cannot be what is answered here.
+        let round_trip = entry.rtt.unwrap_or_default();
+        self.waiting_since = self.sent.filter(|sent| *sent + round_trip > now);
         self.heard = now;
         entry.received = Some(now);
         if path == Path::Api {
@@ -296,7 +304,7 @@ impl Paths {
             .filter(|(_, entry)| entry.open)
             .filter_map(|(path, entry)| {
                 entry
-                    .miss_at(self.established)
+                    .answer_due()
                     .map(|at| (at, "probe unanswered"))
                     .or_else(|| Some((self.probe_at(*path, entry)?, "probe")))
             });

@@ -167,9 +167,8 @@ impl Session {
     /// Everything is tried again, the keys included: after a sleep the gateway may have forgotten them.
     pub(crate) fn network_changed(&mut self, now: Instant) {
         self.paths.probe_all(now);
-        for path in self.paths.handshake_order() {
-            self.initiate_on(path, now);
-        }
+        let paths = self.paths.handshake_order();
+        self.initiate_on(&paths, now);
         self.act(now);
     }
 
@@ -460,27 +459,31 @@ impl Session {
     }
 
     fn act(&mut self, now: Instant) {
+        let mut without_keys = Vec::new();
         while let Some(action) = self.paths.poll_action() {
             match action {
                 Action::Probe {
                     path,
                     sequence,
                     fresh,
-                } => self.make_probe(path, sequence, fresh, now),
+                } => {
+                    if fresh || !self.tunnel.has_session(now) {
+                        without_keys.push(path);
+                    }
+                    self.make_probe(path, sequence, now);
+                }
                 Action::Tell(event) => {
                     tracing::debug!(?event, "session");
                     self.events.push_back(event);
                 }
             }
         }
+        self.initiate_on(&without_keys, now);
     }
 
-    /// A round trip: an echo request to the gateway's end, or a handshake while there is no session.
-    fn make_probe(&mut self, path: Path, sequence: u16, fresh: bool, now: Instant) {
+    /// A round trip: an echo request to the gateway's end. Without a session the handshake is one.
+    fn make_probe(&mut self, path: Path, sequence: u16, now: Instant) {
         let has_session = self.tunnel.has_session(now);
-        if fresh || !has_session {
-            self.initiate_on(path, now);
-        }
         if let Some(ends) = self.addresses.first().filter(|_| has_session).copied()
             && let Some(packet) = self.probe_packet(&ends, path, sequence)
         {
@@ -562,10 +565,21 @@ impl Session {
         }
     }
 
-    /// A handshake for this path alone.
-    fn initiate_on(&mut self, path: Path, now: Instant) {
-        if let Some(n) = self.tunnel.initiate(&mut self.scratch, now) {
-            self.transmits.push(path, &self.scratch[..n]);
+    /// A handshake on all of these paths at once. This end knows the answers to its last two initiations only, so the
+    /// last path has one of its own and all others share one: the gateway answers the copy that comes first and refuses
+    /// the rest. Should the path of that copy not carry the answer, the last path still does; each gets its turn there.
+    fn initiate_on(&mut self, paths: &[Path], now: Instant) {
+        let Some((last, others)) = paths.split_last() else {
+            return;
+        };
+        for paths in [others, std::slice::from_ref(last)] {
+            if !paths.is_empty()
+                && let Some(n) = self.tunnel.initiate(&mut self.scratch, now)
+            {
+                for path in paths {
+                    self.transmits.push(*path, &self.scratch[..n]);
+                }
+            }
         }
     }
 

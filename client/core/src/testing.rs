@@ -92,6 +92,7 @@ pub(crate) fn grant(gateway_public_key: PublicKey) -> SessionGrant {
         mtu: 1360,
         datapath: Datapath::Userspace,
         datapath_note: None,
+        offload: None,
         udp_port: 51820,
         udp_endpoints: Vec::new(),
         cluster: ClusterFacts::default(),

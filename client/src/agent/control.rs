@@ -218,8 +218,8 @@ impl Connection {
 /// The session with the driver's figures.
 async fn report(board: &Board, figures: &Figures) -> SessionReport {
     let mut report = board.report(crate::agent::now());
-    if let Some(status) = figures.ask().await {
-        driver::fill(&mut report, &status);
+    if let Some(reading) = figures.ask().await {
+        driver::fill(&mut report, &reading);
     }
     report
 }

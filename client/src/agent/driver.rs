@@ -9,14 +9,17 @@ mod tun;
 mod udp;
 
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
-use kvpn_client_core::{ClientState, Event, Names, Path, Status};
+use ipnetwork::IpNetwork;
+use kvpn_client_core::{ClientState, Event, Names, Path};
+use kvpn_io::tun::TunOffload;
 use kvpn_k8s::Forward;
 use kvpn_wire::control::SessionGrant;
-use kvpn_wire::offload::Segmentation;
 use kvpn_wire::wireguard::PrivateKey;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant as Timer, Sleep, sleep_until};
@@ -25,27 +28,37 @@ use crate::agent::driver::api::ApiCarrier;
 use crate::agent::driver::tun::TunDevice;
 use crate::agent::now;
 
-pub(crate) use handle::{Figures, Handle, fill};
+pub(crate) use handle::{Figures, Handle, Reading, fill};
 pub(crate) use udp::UdpCarrier;
 
 /// Rounds of the loop before other tasks get their turn.
 const ROUNDS: usize = 32;
-/// Packets of one source before the others get their turn.
-const BATCH: usize = 64;
+/// Reads of the TUN before the other sources get their turn.
+const TUN_READS: usize = 64;
+/// Bytes read from the TUN before they are sent: what a processor's cache holds beside everything else.
+const TUN_BYTES: usize = 64 << 10;
+/// Receptions, each of several messages, before the other sources get their turn.
+const RECEPTIONS: usize = 4;
 /// Commands and occurrences that wait.
 const QUEUE: usize = 256;
 
 /// What the driver is told.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// The TUN is there.
-    Tun(OwnedFd),
+    /// The TUN is there, and gives and takes packets like this.
+    Tun(OwnedFd, TunOffload),
     /// A new `api` carrier; replaces an old one.
     Api(Forward),
     /// The cluster's names changed.
     Names(Names),
     /// A new session, with the same or a new gateway.
     Replace(Box<Replacement>),
+    /// Addresses at which the gateway may answer UDP.
+    UdpCandidates(Vec<SocketAddr>),
+    /// Ranges that are routed into the tunnel.
+    Ranges(Vec<IpNetwork>),
+    /// A link or an address changed, or the machine slept.
+    NetworkChanged,
     /// Host routes stand, or could not be set.
     HostRoutes {
         /// As in [`Event::HostRoutes`].
@@ -61,7 +74,7 @@ pub(crate) enum Command {
         answer: Option<Vec<u8>>,
     },
     /// How is it going?
-    Status(oneshot::Sender<Status>),
+    Status(oneshot::Sender<Reading>),
     /// That was all.
     Stop,
 }
@@ -196,6 +209,7 @@ impl Driver {
                 return Poll::Ready(());
             };
             let held_back = self.is_congested();
+            self.udp.flush(cx);
             let received = self.receive(cx);
             let timed = self.fire_timer();
             self.drain(cx);
@@ -224,62 +238,100 @@ impl Driver {
     fn command(&mut self, command: Command) {
         let now = now();
         match command {
-            Command::Tun(descriptor) => self.tun = TunDevice::new(descriptor),
+            Command::Tun(descriptor, offload) => {
+                self.tun = TunDevice::new(descriptor, offload);
+                self.state.set_abilities(offload.abilities());
+            }
             Command::Api(stream) => {
                 self.api = Some(ApiCarrier::new(stream));
                 self.state.path_opened(Path::Api, now);
             }
             Command::Names(names) => self.state.set_names(names, now),
+            Command::UdpCandidates(candidates) => self.state.set_udp_candidates(&candidates, now),
+            Command::Ranges(ranges) => self.state.set_ranges(ranges),
+            Command::NetworkChanged => self.state.network_changed(now),
             Command::Replace(new) => {
                 self.state
                     .replace_session(new.private_key, new.grant, new.index, now)
             }
             Command::HostRoutes { ticket, ok } => self.state.host_routes_ready(ticket, ok, now),
             Command::Answered { id, answer } => self.state.upstream_answered(id, answer, now),
-            Command::Status(answer_tx) => drop(answer_tx.send(self.state.status(now))),
+            Command::Status(answer_tx) => drop(answer_tx.send(self.read(now))),
             Command::Stop => {}
         }
     }
 
-    /// Hands in what arrived, a batch from each source; whether there was anything.
+    fn read(&self, now: Instant) -> Reading {
+        Reading {
+            status: self.state.status(now),
+            tun: self.tun.as_ref().map(TunDevice::offload),
+            udp: self.udp.offload(),
+        }
+    }
+
+    /// Hands in what arrived, a bounded share from each source; whether there was anything.
     fn receive(&mut self, cx: &mut Context<'_>) -> bool {
-        let now = now();
-        let congested = self.is_congested();
-        let Self {
-            state,
-            tun,
-            udp,
-            api,
-            ..
-        } = self;
-        let mut any = udp.receive(cx, BATCH, |from, datagram| {
-            state.handle_datagram(Path::Udp(from), datagram, now)
-        });
-        let mut lost = None;
-        if let Some(carrier) = api {
-            match carrier.receive(cx, |datagram| {
-                state.handle_datagram(Path::Api, datagram, now)
+        let mut any = self.receive_udp(cx);
+        any |= self.receive_api(cx);
+        any |= self.receive_tun(cx);
+        any
+    }
+
+    fn receive_udp(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut any = false;
+        for _ in 0..RECEPTIONS {
+            let now = now();
+            let Self { state, udp, .. } = self;
+            if !udp.receive(cx, |from, bytes, stride| {
+                state.handle_datagrams(Path::Udp(from), bytes, stride, now)
             }) {
-                Ok(received) => any |= received,
-                Err(error) => lost = Some(error),
+                break;
             }
-        }
-        if let Some(tun) = tun
-            && !congested
-        {
-            any |= tun.receive(cx, BATCH, |packet| {
-                state.handle_tun_packet(packet, Segmentation::Whole, now)
-            });
-        }
-        if let Some(error) = lost {
-            self.lose_api(&error);
+            any = true;
+            self.write_tun();
         }
         any
     }
 
-    /// Whether the stream is behind. Packets are left with the kernel then, which knows how to slow programs down.
+    fn receive_api(&mut self, cx: &mut Context<'_>) -> bool {
+        let now = now();
+        let Self { state, api, .. } = self;
+        let Some(carrier) = api else { return false };
+        let received = carrier.receive(cx, |datagram| {
+            state.handle_datagrams(Path::Api, datagram, datagram.len(), now)
+        });
+        received.unwrap_or_else(|error| {
+            self.lose_api(&error);
+            true
+        })
+    }
+
+    /// What the TUN has goes out in shares, before the next is read.
+    fn receive_tun(&mut self, cx: &mut Context<'_>) -> bool {
+        let (mut reads, mut unsent) = (0, 0);
+        while reads < TUN_READS && !self.is_congested() {
+            let now = now();
+            let Self { state, tun, .. } = self;
+            let Some(length) = tun.as_mut().and_then(|tun| {
+                tun.receive(cx, |packet, segmentation| {
+                    state.handle_tun_packet(packet, segmentation, now)
+                })
+            }) else {
+                break;
+            };
+            reads += 1;
+            unsent += length;
+            if unsent >= TUN_BYTES {
+                unsent = 0;
+                self.transmit();
+            }
+        }
+        reads > 0
+    }
+
+    /// Whether a carrier is behind. Packets are left with the kernel then, which knows how to slow programs down.
     fn is_congested(&self) -> bool {
-        self.api.as_ref().is_some_and(ApiCarrier::is_congested)
+        self.udp.is_blocked() || self.api.as_ref().is_some_and(ApiCarrier::is_congested)
     }
 
     fn lose_api(&mut self, error: &std::io::Error) {
@@ -297,13 +349,14 @@ impl Driver {
         due
     }
 
-    /// Arms the timer; whether it has rung already.
+    /// Arms the timer; whether it has rung already. One that rings too early costs a look; to move it with every packet
+    /// costs more.
     fn timer_is_due(&mut self, cx: &mut Context<'_>) -> bool {
         let Some((at, why)) = self.state.poll_timeout() else {
             return false;
         };
         let at = Timer::from_std(at);
-        if self.timer.deadline() != at {
+        if at < self.timer.deadline() || self.timer.is_elapsed() {
             tracing::trace!(why, "next timeout");
             self.timer.as_mut().reset(at);
         }
@@ -312,33 +365,41 @@ impl Driver {
 
     /// Takes out everything that the state wants done.
     fn drain(&mut self, cx: &mut Context<'_>) {
-        let Self {
-            state,
-            tun,
-            udp,
-            api,
-            unsent,
-            ..
-        } = self;
-        while let Some(transmit) = state.poll_transmit() {
-            for datagram in transmit.datagrams() {
-                let sent = match transmit.path {
-                    Path::Udp(to) => udp.send(to, datagram),
-                    Path::Api => api.as_mut().is_some_and(|api| api.queue(datagram)),
-                };
-                *unsent += u64::from(!sent);
-            }
-        }
-        while let Some((packet, _)) = state.poll_packet() {
-            if let Some(tun) = tun {
-                tun.send(packet);
-            }
-        }
-        if let Some(Err(error)) = api.as_mut().map(|api| api.flush(cx)) {
+        self.transmit();
+        self.write_tun();
+        if let Some(Err(error)) = self.api.as_mut().map(|api| api.flush(cx)) {
             self.lose_api(&error);
         }
         while let Some(event) = self.state.poll_event() {
             self.pass_on(event);
+        }
+    }
+
+    /// Sends what is to be sent, as far as the sockets take it.
+    fn transmit(&mut self) {
+        let Self {
+            state, udp, api, ..
+        } = self;
+        while !udp.is_blocked()
+            && let Some(transmit) = state.poll_transmit()
+        {
+            let lost = match transmit.path {
+                Path::Udp(to) => u64::from(!udp.send(to, transmit.payload, transmit.segment)),
+                Path::Api => transmit.datagrams().fold(0, |lost, datagram| {
+                    let queued = api.as_mut().is_some_and(|api| api.queue(datagram));
+                    lost + u64::from(!queued)
+                }),
+            };
+            self.unsent += lost;
+        }
+    }
+
+    /// Hands the TUN what is for programs.
+    fn write_tun(&mut self) {
+        while let Some((packet, segmentation)) = self.state.poll_packet() {
+            if let Some(tun) = &mut self.tun {
+                tun.send(packet, segmentation);
+            }
         }
     }
 
@@ -380,3 +441,6 @@ impl Driver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

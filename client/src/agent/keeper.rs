@@ -1,23 +1,25 @@
 //! Keeps a session that stands: renews its right, opens carriers again, finds the gateway again when it was
 //! replaced, follows the cluster's namespaces. Tries for as long as the user wants the session.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use futures::StreamExt as _;
 use kvpn_client_core::Names;
 use kvpn_k8s::{Cluster, Error as ClusterError, Forward, GatewayPod};
 use kvpn_wire::API_CARRIER_PORT;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::agent::board::Board;
 use crate::agent::driver::{Command, Handle, Occurrence, Replacement};
 use crate::agent::message::{Carrier, Start};
+use crate::agent::network::Wish;
+use crate::agent::ranges::{self, Findings, Plan};
 use crate::agent::session::{self, Keys};
 use crate::agent::{gateway, laptop, names, now};
-use crate::helper::DnsConfig;
 
 /// How often the right to the session is proved anew.
 const RENEWAL: Duration = Duration::from_secs(600);
@@ -45,9 +47,15 @@ pub(crate) struct Keeper {
     pub(crate) driver: Handle,
     /// driver --news of paths--> keeper
     pub(crate) occurrence_rx: mpsc::Receiver<Occurrence>,
-    /// keeper --names of the cluster--> the network task
-    pub(crate) dns_tx: watch::Sender<DnsConfig>,
+    /// keeper --what the network ought to be like--> the network task
+    pub(crate) wish_tx: watch::Sender<Wish>,
     pub(crate) names: Names,
+    /// The resolvers that the machine asked before.
+    pub(crate) resolvers: Vec<IpAddr>,
+    /// Addresses at which the gateway may answer UDP.
+    pub(crate) udp_candidates: Vec<SocketAddr>,
+    /// The machine's network changed, or it slept.
+    pub(crate) changed: Arc<Notify>,
 }
 
 impl Keeper {
@@ -67,7 +75,15 @@ impl Keeper {
                 },
                 () = tokio::time::sleep_until(renewal) => {
                     let again = if self.renewed().await { RENEWAL } else { RENEWAL_AGAIN };
+                    self.look_again().await;
                     renewal = Instant::now() + again;
+                }
+                () = self.changed.notified() => {
+                    // A stream that a change of networks killed breaks without a word.
+                    self.call_anew();
+                    if self.start.carrier != Carrier::Udp {
+                        self.open_api().await;
+                    }
                 }
             }
         }
@@ -118,8 +134,8 @@ impl Keeper {
 
     /// Whether the gateway answers on the path in use.
     async fn works(&self) -> bool {
-        let status = self.driver.status().await;
-        status.is_some_and(|status| status.established)
+        let reading = self.driver.status().await;
+        reading.is_some_and(|reading| reading.status.established)
     }
 
     /// Finds a way back, for as long as it takes.
@@ -129,24 +145,41 @@ impl Keeper {
         let mut pause = FIRST_PAUSE;
         let mut told = String::new();
         self.call_anew();
+        let changed = Arc::clone(&self.changed);
         loop {
-            let attempt = tokio::time::timeout(ATTEMPT_LIMIT, self.come_back()).await;
+            let attempt = tokio::select! {
+                attempt = tokio::time::timeout(ATTEMPT_LIMIT, self.come_back()) => attempt,
+                () = changed.notified() => {
+                    self.call_anew();
+                    continue;
+                }
+            };
             let attempt =
                 attempt.unwrap_or_else(|_| Err(anyhow::anyhow!("the API server does not answer")));
             let wait = match attempt {
                 // The session that stood before may have answered all the time.
-                Ok(()) if self.works().await => return self.board.recovered(),
+                Ok(()) if self.works().await => return self.is_back().await,
                 Ok(()) => ANSWER_LIMIT,
                 Err(error) => {
                     self.not_back(&error, &mut told);
                     pause
                 }
             };
-            if self.established_within(wait).await {
-                return self.board.recovered();
+            tokio::select! {
+                established = self.established_within(wait) => {
+                    if established {
+                        return self.is_back().await;
+                    }
+                }
+                () = changed.notified() => self.call_anew(),
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    async fn is_back(&mut self) {
+        self.board.recovered();
+        self.look_again().await;
     }
 
     /// An attempt failed; the log hears of each reason once.
@@ -196,8 +229,9 @@ impl Keeper {
             self.keys.private.clone()
         };
         let keys = self.session(&found, private);
-        let (keys, api) = tokio::join!(keys, self.api(&found));
+        let (keys, api, endpoints) = tokio::join!(keys, self.api(&found), self.endpoints(&found));
         self.adopt(found, keys?).await?;
+        self.set_candidates(endpoints).await;
         if let Some(api) = api? {
             self.driver.tell(Command::Api(api)).await;
         }
@@ -237,15 +271,76 @@ impl Keeper {
         }
     }
 
+    /// Where UDP may reach the gateway; `None` when that cannot be seen, or is of no interest.
+    async fn endpoints(&self, gateway: &GatewayPod) -> Option<Vec<SocketAddr>> {
+        match self.start.carrier {
+            Carrier::Auto | Carrier::Udp => self.cluster.udp_endpoints(gateway).await.ok(),
+            Carrier::Api => None,
+        }
+    }
+
+    async fn set_candidates(&mut self, endpoints: Option<Vec<SocketAddr>>) {
+        let Some(endpoints) = endpoints else { return };
+        let candidates = session::candidates(endpoints, &self.keys.grant);
+        if candidates != self.udp_candidates {
+            tracing::info!(
+                count = candidates.len(),
+                "the gateway answers UDP elsewhere now"
+            );
+            self.udp_candidates.clone_from(&candidates);
+            self.driver.tell(Command::UdpCandidates(candidates)).await;
+        }
+    }
+
+    /// Looks what the cluster's ranges are now; what cannot be seen stays as it is.
+    async fn look_again(&mut self) {
+        let plan = match tokio::time::timeout(ATTEMPT_LIMIT, self.plan()).await {
+            Ok(Ok(plan)) => plan,
+            Ok(Err(error)) => {
+                let error = format!("{error:#}");
+                return tracing::debug!(error, "ranges stay as they are");
+            }
+            Err(_) => return tracing::debug!("ranges stay as they are: no answer"),
+        };
+        if plan.reverse != self.names.reverse {
+            self.names.reverse = plan.reverse;
+            self.driver.tell(Command::Names(self.names.clone())).await;
+        }
+        self.wish(|wish| wish.routes = plan.routes);
+    }
+
+    async fn plan(&self) -> anyhow::Result<Plan> {
+        let mut machine = laptop::look().await?;
+        // Those from before kvpn's own change of resolv.conf, and those that came since.
+        machine.resolvers.extend(&self.resolvers);
+        let discovery = self
+            .cluster
+            .discover(self.cluster.namespace(), &self.gateway);
+        let (discovery, servers) = tokio::join!(discovery, self.cluster.api_server_addresses());
+        let endpoints = (servers.iter())
+            .chain(&self.udp_candidates)
+            .map(SocketAddr::ip);
+        let grant = &self.keys.grant;
+        let findings = Findings::of(&self.start, &machine, &discovery?, grant, endpoints);
+        Ok(ranges::plan(&findings)?)
+    }
+
+    /// Tells the network task what ought to be, with the names as they are now.
+    fn wish(&self, change: impl FnOnce(&mut Wish)) {
+        let servers = session::stubs(&self.keys.grant);
+        let dns = names::dns_config(servers, &self.names);
+        self.wish_tx.send_if_modified(|wish| {
+            let before = wish.clone();
+            wish.dns = dns;
+            change(wish);
+            *wish != before
+        });
+    }
+
     /// Goes on with what the gateway granted: the session as it was, or a new one.
     async fn adopt(&mut self, gateway: GatewayPod, keys: Keys) -> anyhow::Result<()> {
         let same = session::is_same(&self.keys.grant, &keys.grant);
         if !same {
-            let (old, new) = (&self.keys.grant.addresses, &keys.grant.addresses);
-            ensure!(
-                old == new,
-                "the gateway gives other tunnel addresses than before; run `kvpn disconnect` and `kvpn connect`"
-            );
             tracing::info!(pod = gateway.name, "a new session takes over");
             let (private_key, grant) = (keys.private.clone(), keys.grant.clone());
             let replacement = Replacement {
@@ -259,7 +354,9 @@ impl Keeper {
         }
         let end = session::gateway_report(&gateway, &keys.grant);
         self.board.update(|report| report.gateway = Some(end));
+        let addresses = session::blocks(&keys.grant)?;
         (self.gateway, self.keys) = (gateway, keys);
+        self.wish(|wish| wish.addresses = addresses);
         Ok(())
     }
 
@@ -310,9 +407,7 @@ impl Keeper {
         tracing::info!(count = namespaces.len(), "the cluster's namespaces changed");
         self.names.namespaces = namespaces;
         self.driver.tell(Command::Names(self.names.clone())).await;
-        let servers = session::stubs(&self.keys.grant);
-        self.dns_tx
-            .send_replace(names::dns_config(servers, &self.names));
+        self.wish(|_| {});
     }
 }
 

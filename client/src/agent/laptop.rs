@@ -1,11 +1,12 @@
 //! What this machine's own network is like before kvpn changes it: read only, without privileges.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use kvpn_wire::range;
 
-use crate::os::{Routes as _, platform};
+use crate::os::{Routes as _, Snapshot, platform};
 
 /// Interfaces of kvpn's own start with this.
 const OWN_INTERFACE: &str = "kvpn";
@@ -19,6 +20,34 @@ pub(crate) struct Laptop {
     pub(crate) taken: Vec<IpNetwork>,
     /// The resolvers that the machine asks, sessions of kvpn left out.
     pub(crate) resolvers: Vec<IpAddr>,
+}
+
+/// What carriers depend on. Differs after every change that may have broken one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Outline {
+    /// Interface and address; kvpn's own and unroutable ones left out.
+    addresses: BTreeSet<(u32, IpNetwork)>,
+    /// Interface and next hop of the default routes.
+    defaults: BTreeSet<(Option<u32>, Option<IpAddr>)>,
+}
+
+impl Outline {
+    fn of(snapshot: &Snapshot) -> Self {
+        let others = snapshot
+            .addresses
+            .iter()
+            .filter(|address| !is_own(snapshot, address.link) && is_routable(address.address.ip()));
+        let defaults = snapshot
+            .routes
+            .iter()
+            .filter(|route| route.destination.prefix() == 0);
+        Self {
+            addresses: others
+                .map(|address| (address.link, address.address))
+                .collect(),
+            defaults: defaults.map(|route| (route.link, route.gateway)).collect(),
+        }
+    }
 }
 
 impl Laptop {
@@ -45,16 +74,10 @@ impl Laptop {
 /// The system does not list interfaces or routes.
 pub(crate) async fn look() -> anyhow::Result<Laptop> {
     let snapshot = platform::SystemRoutes::open()?.snapshot().await?;
-    let own = |link: u32| {
-        snapshot
-            .links
-            .get(&link)
-            .is_some_and(|name| name.starts_with(OWN_INTERFACE))
-    };
     let others = snapshot
         .addresses
         .iter()
-        .filter(|address| !own(address.link) && is_routable(address.address.ip()));
+        .filter(|address| !is_own(&snapshot, address.link) && is_routable(address.address.ip()));
     let subnets = others.map(|address| subnet(address.address)).collect();
     let addresses = snapshot
         .addresses
@@ -75,6 +98,22 @@ pub(crate) async fn look() -> anyhow::Result<Laptop> {
     })
 }
 
+/// Looks at what carriers depend on.
+///
+/// # Errors
+///
+/// The system does not list interfaces or routes.
+pub(crate) async fn outline() -> anyhow::Result<Outline> {
+    Ok(Outline::of(
+        &platform::SystemRoutes::open()?.snapshot().await?,
+    ))
+}
+
+fn is_own(snapshot: &Snapshot, link: u32) -> bool {
+    let name = snapshot.links.get(&link);
+    name.is_some_and(|name| name.starts_with(OWN_INTERFACE))
+}
+
 fn is_routable(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
@@ -89,6 +128,52 @@ fn subnet(address: IpNetwork) -> IpNetwork {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os::{Address, Route};
+
+    fn snapshot(addresses: &[(u32, &str)], routes: &[(&str, u32, Option<&str>)]) -> Snapshot {
+        let links = [(1, "lo"), (2, "wlan0"), (3, "kvpn0"), (4, "veth1")];
+        Snapshot {
+            links: links.map(|(link, name)| (link, name.to_owned())).into(),
+            addresses: (addresses.iter())
+                .map(|(link, address)| Address {
+                    link: *link,
+                    address: address.parse().unwrap(),
+                })
+                .collect(),
+            routes: (routes.iter())
+                .map(|(destination, link, gateway)| Route {
+                    destination: destination.parse().unwrap(),
+                    link: Some(*link),
+                    gateway: gateway.map(|gateway| gateway.parse().unwrap()),
+                    in_main_table: true,
+                })
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn kvpns_own_doing_and_starting_containers_are_no_change() {
+        let wlan = [(2, "192.168.1.7/24"), (1, "127.0.0.1/8")];
+        let default = ("0.0.0.0/0", 2, Some("192.168.1.1"));
+        let before = Outline::of(&snapshot(&wlan, &[default]));
+        let ours = [wlan[0], (3, "198.19.0.2/32"), (4, "fe80::1/64")];
+        let ours = snapshot(&ours, &[default, ("10.96.0.0/16", 3, None)]);
+        assert_eq!(Outline::of(&ours), before);
+    }
+
+    #[test]
+    fn another_address_or_next_hop_is_one() {
+        let wlan = [(2, "192.168.1.7/24")];
+        let hop = |hop| [("0.0.0.0/0", 2, Some(hop))];
+        let before = Outline::of(&snapshot(&wlan, &hop("192.168.1.1")));
+        for other in [
+            snapshot(&[], &[]),
+            snapshot(&wlan, &hop("192.168.1.254")),
+            snapshot(&[(2, "192.168.1.8/24")], &hop("192.168.1.1")),
+        ] {
+            assert_ne!(Outline::of(&other), before);
+        }
+    }
 
     #[test]
     fn a_sessions_own_block_is_not_avoided() {

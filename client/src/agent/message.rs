@@ -52,6 +52,8 @@ pub(crate) enum Reply {
     Connected(Box<SessionReport>),
     /// It did not come to that; everything is undone.
     Failed(Failure),
+    /// Another agent holds the session; nothing was changed.
+    Occupied,
     /// How the session is.
     Report(Box<SessionReport>),
     /// The session is over; everything is undone.
@@ -86,6 +88,9 @@ pub(crate) struct Start {
     pub(crate) datapath: Datapath,
     /// Which carriers may be used.
     pub(crate) carrier: Carrier,
+    /// Whether the kernel may work on several packets at once.
+    #[serde(default)]
+    pub(crate) offload: Offload,
     /// Ranges to route besides the discovered ones.
     pub(crate) ranges: Vec<IpNetwork>,
     /// Ranges not to route.
@@ -181,6 +186,24 @@ impl From<Carrier> for CarrierChoice {
             Carrier::Udp => Self::Udp,
             Carrier::Api => Self::Api,
         }
+    }
+}
+
+/// `--offload`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Offload {
+    /// As far as the kernel can
+    #[default]
+    Auto,
+    /// One packet at a time: slower; for drivers and networks that break on the other
+    Off,
+}
+
+impl Offload {
+    /// Whether it is used where it is possible.
+    pub(crate) fn is_on(self) -> bool {
+        self == Self::Auto
     }
 }
 

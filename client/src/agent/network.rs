@@ -1,5 +1,5 @@
-//! The agent's use of its helper: routes for single addresses as names need them, names as namespaces come and go,
-//! and the news that the helper is gone.
+//! The agent's use of its helper: routes for single addresses as names need them; addresses, ranges and names as
+//! gateway and cluster change; and the news that the helper is gone.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -17,6 +17,17 @@ use crate::helper::{DnsConfig, HelperConnection};
 /// Host routes that one session may collect: each is a line in the machine's routing table.
 const MAX_HOST_ROUTES: usize = 4096;
 
+/// What the machine's network ought to be like for the session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wish {
+    /// The client's tunnel addresses, each with the prefix of its block.
+    pub(crate) addresses: Vec<IpNetwork>,
+    /// Ranges that go into the tunnel.
+    pub(crate) routes: Vec<IpNetwork>,
+    /// What the system's resolver is told.
+    pub(crate) dns: DnsConfig,
+}
+
 /// Everything between the session and its helper.
 pub(crate) struct Network {
     pub(crate) helper: HelperConnection,
@@ -24,8 +35,10 @@ pub(crate) struct Network {
     pub(crate) driver: Handle,
     /// driver --addresses to route--> this task
     pub(crate) route_rx: mpsc::Receiver<HostRoutes>,
-    /// keeper --names of the cluster--> this task
-    pub(crate) dns_rx: watch::Receiver<DnsConfig>,
+    /// keeper --what the network ought to be like--> this task
+    pub(crate) wish_rx: watch::Receiver<Wish>,
+    /// What of it stands.
+    pub(crate) standing: Wish,
     /// What stays outside the tunnel even if a name has such an address.
     pub(crate) outside: Vec<IpNetwork>,
 }
@@ -44,7 +57,7 @@ impl Network {
                     return self.helper;
                 }
                 Some(wanted) = self.route_rx.recv() => self.add_hosts(wanted, &mut hosts).await,
-                Ok(()) = self.dns_rx.changed() => self.set_names().await,
+                Ok(()) = self.wish_rx.changed() => self.follow().await,
             }
         }
     }
@@ -84,8 +97,74 @@ impl Network {
         }
     }
 
-    async fn set_names(&mut self) {
-        let dns = self.dns_rx.borrow_and_update().clone();
+    async fn follow(&mut self) {
+        let wish = self.wish_rx.borrow_and_update().clone();
+        let standing = std::mem::replace(&mut self.standing, wish.clone());
+        if wish.addresses != standing.addresses {
+            self.set_addresses(&wish).await;
+        }
+        if wish.routes != standing.routes {
+            self.set_ranges(&standing.routes, wish.routes).await;
+        }
+        if wish.dns != standing.dns {
+            self.set_names(wish.dns).await;
+        }
+    }
+
+    /// Without its addresses the session is of no use.
+    async fn set_addresses(&mut self, wish: &Wish) {
+        match self.helper.set_addresses(wish.addresses.clone()).await {
+            Ok(_) => self.board.update(|report| {
+                if let Some(network) = &mut report.network {
+                    network.addresses = wish.addresses.iter().map(IpNetwork::ip).collect();
+                }
+            }),
+            Err(error) => {
+                let why = format!(
+                    "the gateway gave other tunnel addresses than before, and they could not be set: {error:#}; `kvpn connect` begins anew"
+                );
+                self.board.end(End::Trouble(why));
+            }
+        }
+    }
+
+    async fn set_ranges(&mut self, standing: &[IpNetwork], wished: Vec<IpNetwork>) {
+        let missing = |from: &[IpNetwork], of: &[IpNetwork]| -> Vec<IpNetwork> {
+            of.iter()
+                .filter(|range| !from.contains(range))
+                .copied()
+                .collect()
+        };
+        let (new, gone) = (missing(standing, &wished), missing(&wished, standing));
+        tracing::info!(
+            new = new.len(),
+            gone = gone.len(),
+            "the cluster's ranges changed"
+        );
+        let added = self.helper.add_routes(new).await;
+        let removed = self.helper.remove_routes(gone).await;
+        for changed in [added, removed] {
+            match changed {
+                Ok(changed) => {
+                    for text in changed.refused.into_iter().chain(changed.notes) {
+                        tracing::info!(text, "about routes");
+                    }
+                }
+                Err(error) => self
+                    .board
+                    .note(format!("changed ranges could not be routed: {error:#}")),
+            }
+        }
+        self.board.update(|report| {
+            if let Some(network) = &mut report.network {
+                network.routes.clone_from(&wished);
+            }
+        });
+        self.driver.tell(Command::Ranges(wished)).await;
+    }
+
+    async fn set_names(&mut self, dns: DnsConfig) {
+        let servers = dns.servers.clone();
         let (search, routing) = (dns.search.clone(), dns.routing.clone());
         match self.helper.set_dns(dns).await {
             Ok(changed) => {
@@ -95,6 +174,7 @@ impl Network {
                 self.board.update(|report| {
                     if let Some(network) = &mut report.network {
                         (network.search, network.routing_domains) = (search, routing);
+                        network.dns_servers = servers;
                     }
                 });
             }

@@ -1,9 +1,10 @@
-//! The user's other sessions: two clusters with equal ranges cannot both be had on one machine.
+//! The user's other sessions: two clusters with equal ranges cannot both be had on one machine, and a plain
+//! resolv.conf is one session's.
 
 use ipnetwork::IpNetwork;
 
 use crate::agent::contact::Contact;
-use crate::agent::places::Places;
+use crate::agent::places::{Places, SessionName};
 use crate::agent::report::SessionReport;
 use crate::cli::failure::{CONFLICT, Failure};
 
@@ -17,16 +18,8 @@ pub(crate) async fn refuse_equal_ranges(
     own: &SessionReport,
     routes: &[IpNetwork],
 ) -> anyhow::Result<()> {
-    for name in places.sessions()? {
-        if name == own.name {
-            continue;
-        }
-        let Some(mut contact) = Contact::open(places, &name).await? else {
-            continue;
-        };
-        let Ok(other) = contact.status().await else {
-            continue;
-        };
+    for other in reports(places, &own.name).await? {
+        let name = &other.name;
         if let Some(range) = conflict(own, &other, routes) {
             let message = format!(
                 "the range {range} is routed by the session {name} ({}) already",
@@ -39,6 +32,30 @@ pub(crate) async fn refuse_equal_ranges(
         }
     }
     Ok(())
+}
+
+/// The session, if it can be told, that has the one /etc/resolv.conf.
+pub(crate) async fn holder_of_resolv_conf(
+    places: &Places,
+    own: &SessionName,
+) -> Option<SessionName> {
+    let others = reports(places, own).await.ok()?;
+    let mut holders = others.into_iter().filter(|other| {
+        let network = other.network.as_ref();
+        network.is_some_and(|network| network.dns_backend == "resolv.conf")
+    });
+    holders.next().map(|other| other.name)
+}
+
+/// What the user's other sessions say of themselves.
+async fn reports(places: &Places, own: &SessionName) -> anyhow::Result<Vec<SessionReport>> {
+    let mut reports = Vec::new();
+    for name in places.sessions()?.into_iter().filter(|name| name != own) {
+        if let Some(mut contact) = Contact::open(places, &name).await? {
+            reports.extend(contact.status().await.ok());
+        }
+    }
+    Ok(reports)
 }
 
 fn conflict(own: &SessionReport, other: &SessionReport, routes: &[IpNetwork]) -> Option<IpNetwork> {

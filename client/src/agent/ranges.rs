@@ -5,7 +5,12 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+use kvpn_k8s::Discovery;
+use kvpn_wire::control::SessionGrant;
 use kvpn_wire::range;
+
+use crate::agent::laptop::Laptop;
+use crate::agent::message::Start;
 
 /// What was found out.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +29,43 @@ pub(crate) struct Findings {
     pub(crate) nodes: Vec<IpAddr>,
     /// Subnets that this machine is in.
     pub(crate) subnets: Vec<IpNetwork>,
+}
+
+impl Findings {
+    /// Puts together what was learnt. `endpoints` are those of the API server and of the carriers.
+    pub(crate) fn of(
+        start: &Start,
+        laptop: &Laptop,
+        discovery: &Discovery,
+        grant: &SessionGrant,
+        endpoints: impl Iterator<Item = IpAddr>,
+    ) -> Self {
+        Self {
+            discovered: [discovery.service_ranges.as_slice(), &discovery.pod_ranges].concat(),
+            observed: observed(discovery, grant),
+            wanted: start.ranges.clone(),
+            excluded: start.exclude.clone(),
+            indispensable: endpoints.chain(laptop.resolvers.iter().copied()).collect(),
+            nodes: [
+                discovery.node_addresses.as_slice(),
+                &grant.cluster.node_addresses,
+            ]
+            .concat(),
+            subnets: laptop.subnets.clone(),
+        }
+    }
+}
+
+/// Single addresses that are there even for a user who may see nothing: what the gateway sees from its pod.
+fn observed(discovery: &Discovery, grant: &SessionGrant) -> Vec<IpAddr> {
+    let facts = &grant.cluster;
+    let seen = facts
+        .kubernetes_service
+        .iter()
+        .chain(&facts.pod_addresses)
+        .chain(&facts.nameservers);
+    let seen = seen.filter(|address| range::is_private(**address));
+    discovery.observed.iter().chain(seen).copied().collect()
 }
 
 /// What is routed.

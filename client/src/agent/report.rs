@@ -42,6 +42,9 @@ pub(crate) struct SessionReport {
     /// Every carrier that is known.
     #[serde(default)]
     pub(crate) carriers: Vec<CarrierReport>,
+    /// What this machine's kernel does for the data path.
+    #[serde(default)]
+    pub(crate) offload: Option<OffloadReport>,
     /// What was changed on this machine.
     #[serde(default)]
     pub(crate) network: Option<NetworkReport>,
@@ -99,6 +102,9 @@ pub(crate) struct GatewayReport {
     /// Why it is not the one that was asked for.
     #[serde(default)]
     pub(crate) datapath_note: Option<String>,
+    /// What its kernel does for the data path, in its words.
+    #[serde(default)]
+    pub(crate) offload: Option<String>,
     /// What the gateway calls this session in its logs.
     pub(crate) session_id: String,
 }
@@ -114,6 +120,17 @@ pub(crate) struct CarrierReport {
     /// Round trip of its last probes, in milliseconds.
     #[serde(default)]
     pub(crate) rtt_millis: Option<f64>,
+}
+
+/// What the kernel does for the data path: work on several packets at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct OffloadReport {
+    /// `TSO+USO`, `TSO` or `none`.
+    pub(crate) tun: String,
+    /// `GSO+GRO`, `GSO`, `GRO` or `none`; nothing without UDP.
+    #[serde(default)]
+    pub(crate) udp: Option<String>,
 }
 
 /// What was changed on this machine.
@@ -169,6 +186,7 @@ mod tests {
         "gateway": {"namespace": "shop", "pod": "kvpn-gateway-0", "image": "kvpn/gateway:0.1.0",
                     "version": "0.1.0", "datapath": "userspace", "sessionId": "s1"},
         "carrier": "api", "carriers": [{"carrier": "api", "state": "answering", "rttMillis": 0.2}],
+        "offload": {"tun": "TSO+USO", "udp": "GSO+GRO"},
         "network": {"interface": "kvpn0", "addresses": ["198.19.0.2"], "routes": ["10.96.0.0/16"], "hostRoutes": [],
                     "dnsBackend": "resolv.conf", "dnsServers": ["198.19.0.3"], "domain": "cluster.local",
                     "search": ["shop.svc.cluster.local"], "routingDomains": ["cluster.local"]},

@@ -2,7 +2,7 @@
 //!
 //! Talks to nobody. The only source of randomness of the agent.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, ensure};
 use ipnetwork::IpNetwork;
@@ -55,6 +55,7 @@ pub(crate) fn gateway_report(gateway: &GatewayPod, grant: &SessionGrant) -> Gate
         version: grant.gateway_version.clone(),
         datapath: grant.datapath.to_string(),
         datapath_note: grant.datapath_note.clone(),
+        offload: grant.offload.clone(),
         session_id: grant.session_id.clone(),
     }
 }
@@ -81,6 +82,26 @@ pub(crate) fn block(client: IpAddr) -> anyhow::Result<IpNetwork> {
         "the gateway granted the address {client}"
     );
     Ok(block)
+}
+
+/// The blocks of all tunnel addresses.
+///
+/// # Errors
+///
+/// As [`block`].
+pub(crate) fn blocks(grant: &SessionGrant) -> anyhow::Result<Vec<IpNetwork>> {
+    let clients = grant.addresses.iter().map(|addresses| addresses.client);
+    clients.map(block).collect()
+}
+
+/// Addresses at which the gateway may answer UDP: what the cluster shows, then what the gateway was told.
+pub(crate) fn candidates(mut shown: Vec<SocketAddr>, grant: &SessionGrant) -> Vec<SocketAddr> {
+    for endpoint in &grant.udp_endpoints {
+        if !shown.contains(endpoint) {
+            shown.push(*endpoint);
+        }
+    }
+    shown
 }
 
 /// A fresh key.

@@ -11,8 +11,8 @@ use anyhow::Context as _;
 use ipnetwork::IpNetwork;
 use kvpn_client_core::{ClientState, Config, Names, Path};
 use kvpn_k8s::{Cluster, Discovery, Forward, GatewayPod};
+use kvpn_wire::API_CARRIER_PORT;
 use kvpn_wire::control::SessionGrant;
-use kvpn_wire::{API_CARRIER_PORT, range};
 use tokio::sync::mpsc;
 
 use crate::agent::board::Board;
@@ -22,6 +22,7 @@ use crate::agent::driver::{
 };
 use crate::agent::laptop::{self, Laptop};
 use crate::agent::message::{Carrier, Start};
+use crate::agent::network::Wish;
 use crate::agent::ranges::{self, Findings, Plan};
 use crate::agent::report::NetworkReport;
 use crate::agent::session::{self, Keys};
@@ -29,6 +30,7 @@ use crate::agent::upstream::Upstream;
 use crate::agent::{gateway, names, now, others};
 use crate::cli::failure::{CONFLICT, FAILED, Failure};
 use crate::helper::{Configured, DnsBackend, DnsConfig, HelperConnection, NetworkConfig};
+use crate::os::Taken;
 
 /// How long the first answer of the gateway may take, once all is set up.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -56,8 +58,12 @@ pub(crate) struct Standing {
     pub(crate) route_rx: mpsc::Receiver<HostRoutes>,
     /// The cluster's names.
     pub(crate) names: Names,
-    /// What the system's resolver was told.
-    pub(crate) dns: DnsConfig,
+    /// What the machine's network is like.
+    pub(crate) wish: Wish,
+    /// The resolvers that the machine asked before.
+    pub(crate) resolvers: Vec<IpAddr>,
+    /// Addresses at which the gateway may answer UDP.
+    pub(crate) udp_candidates: Vec<SocketAddr>,
     /// What stays outside the tunnel even if a name has such an address.
     pub(crate) outside: Vec<IpNetwork>,
 }
@@ -93,13 +99,17 @@ impl Startup<'_> {
             api,
             udp_candidates,
             public_name,
+            laptop,
             ..
         } = learnt;
-        let config = self.config(&keys, udp_candidates, &names, &plan, configured.split);
+        let candidates = udp_candidates.clone();
+        let config = self.config(&keys, candidates, &names, &plan, configured.split);
         let (driver, news) = self.drive(config);
         let upstream = Upstream::new(&configured.upstreams);
         tokio::spawn(upstream.serve(news.question_rx, driver.clone()));
-        driver.tell(Command::Tun(configured.tun)).await;
+        driver
+            .tell(Command::Tun(configured.tun, configured.offload))
+            .await;
         if let Some(api) = api {
             driver.tell(Command::Api(api)).await;
         }
@@ -108,6 +118,11 @@ impl Startup<'_> {
         tracing::info!(%path, "the tunnel works");
         self.prove(&keys.grant, &names, public_name).await?;
         let (route_rx, outside) = (news.route_rx, plan.outside);
+        let wish = Wish {
+            addresses: session::blocks(&keys.grant)?,
+            routes: plan.routes,
+            dns,
+        };
         Ok(Standing {
             gateway,
             keys,
@@ -115,7 +130,9 @@ impl Startup<'_> {
             occurrence_rx,
             route_rx,
             names,
-            dns,
+            wish,
+            resolvers: laptop.resolvers,
+            udp_candidates,
             outside,
         })
     }
@@ -156,12 +173,7 @@ impl Startup<'_> {
             PublicName::before(cluster.server()),
         );
         let grant = grant?;
-        let mut udp_candidates = endpoints.unwrap_or_default();
-        for endpoint in &grant.udp_endpoints {
-            if !udp_candidates.contains(endpoint) {
-                udp_candidates.push(*endpoint);
-            }
-        }
+        let udp_candidates = session::candidates(endpoints.unwrap_or_default(), &grant);
         if start.carrier == Carrier::Udp && udp_candidates.is_empty() {
             return Err(no_udp(gateway).into());
         }
@@ -185,24 +197,11 @@ impl Startup<'_> {
         for note in &discovery.notes {
             tracing::info!(note, "discovery");
         }
-        let endpoints = learnt
-            .server_addresses
-            .iter()
+        let endpoints = (learnt.server_addresses.iter())
             .chain(&learnt.udp_candidates)
             .map(SocketAddr::ip);
-        let findings = Findings {
-            discovered: [discovery.service_ranges.as_slice(), &discovery.pod_ranges].concat(),
-            observed: observed(discovery, &learnt.keys.grant),
-            wanted: self.start.ranges.clone(),
-            excluded: self.start.exclude.clone(),
-            indispensable: endpoints.chain(laptop.resolvers.iter().copied()).collect(),
-            nodes: [
-                discovery.node_addresses.as_slice(),
-                &learnt.keys.grant.cluster.node_addresses,
-            ]
-            .concat(),
-            subnets: laptop.subnets.clone(),
-        };
+        let grant = &learnt.keys.grant;
+        let findings = Findings::of(self.start, laptop, discovery, grant, endpoints);
         let plan = ranges::plan(&findings).map_err(|swallowed| {
             Failure::new(CONFLICT, swallowed.to_string())
                 .hint("name a smaller range, or leave that network")
@@ -242,21 +241,17 @@ impl Startup<'_> {
         self.board.step("setting routes and names");
         let config = NetworkConfig {
             name: None,
-            addresses: grant
-                .addresses
-                .iter()
-                .map(|addresses| session::block(addresses.client))
-                .collect::<Result<_, _>>()?,
+            addresses: session::blocks(grant)?,
             mtu: grant.mtu,
             routes: plan.routes.clone(),
             dns: Some(dns.clone()),
             dns_backend: DnsBackend::Auto,
+            offload: self.start.offload.is_on(),
         };
-        let configured = self
-            .helper
-            .configure(config)
-            .await
-            .context("this machine's network could not be set up")?;
+        let configured = match self.helper.configure(config).await {
+            Ok(configured) => configured,
+            Err(error) => return Err(self.not_set_up(error).await),
+        };
         for text in configured.refused.iter().chain(&configured.notes) {
             self.board.note(text);
         }
@@ -279,6 +274,20 @@ impl Startup<'_> {
             });
         });
         Ok(configured)
+    }
+
+    async fn not_set_up(&self, error: anyhow::Error) -> anyhow::Error {
+        let Some(Taken(what)) = error.downcast_ref::<Taken>() else {
+            return error.context("this machine's network could not be set up");
+        };
+        let name = &self.board.report(now()).name;
+        let other = others::holder_of_resolv_conf(&self.start.places, name).await;
+        let other = other.map_or_else(|| "SESSION".to_owned(), |name| name.to_string());
+        Failure::new(CONFLICT, what)
+            .hint(format!(
+                "end that session first: `kvpn disconnect {other}`; with systemd-resolved several can be there at once"
+            ))
+            .into()
     }
 
     fn config(
@@ -305,7 +314,7 @@ impl Startup<'_> {
 
     fn drive(&self, config: Config) -> (Handle, News) {
         let udp = match self.start.carrier {
-            Carrier::Auto | Carrier::Udp => UdpCarrier::open(),
+            Carrier::Auto | Carrier::Udp => UdpCarrier::open(self.start.offload.is_on()),
             Carrier::Api => UdpCarrier::none(),
         };
         let (outlets, news) = driver::outlets();
@@ -402,16 +411,4 @@ fn no_udp(gateway: &GatewayPod) -> Failure {
         ),
     );
     failure.hint("install the gateway with `--udp nodeport` or `--udp loadbalancer`, or leave --carrier udp out")
-}
-
-/// Single addresses that are there even for a user who may see nothing: what the gateway sees from its pod.
-fn observed(discovery: &Discovery, grant: &SessionGrant) -> Vec<IpAddr> {
-    let facts = &grant.cluster;
-    let seen = facts
-        .kubernetes_service
-        .iter()
-        .chain(&facts.pod_addresses)
-        .chain(&facts.nameservers);
-    let seen = seen.filter(|address| range::is_private(**address));
-    discovery.observed.iter().chain(seen).copied().collect()
 }

@@ -14,7 +14,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::agent::contact::Contact;
 use crate::agent::gateway::DEFAULT_IMAGE;
 use crate::agent::launch::{Launched, launch};
-use crate::agent::message::{Carrier, Datapath, Kube, Reply, Request, Start};
+use crate::agent::lock::{self, Held};
+use crate::agent::message::{Carrier, Datapath, Kube, Offload, Reply, Request, Start};
 use crate::agent::places::{Places, SessionName};
 use crate::agent::report::{SessionReport, State};
 use crate::cli::Situation;
@@ -24,6 +25,8 @@ use crate::helper;
 
 /// How long a credential plugin of the kubeconfig may take.
 const EXEC_LIMIT: Duration = Duration::from_secs(60);
+/// How often the socket of an agent that is starting is looked for.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Connect this machine to the cluster's network
 ///
@@ -51,6 +54,15 @@ pub(crate) struct ConnectArgs {
     /// What carries the tunnel
     #[arg(long, value_enum, default_value_t, value_name = "CARRIER")]
     carrier: Carrier,
+    /// Whether the kernel hands over and takes several packets at once
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "OFFLOAD",
+        env = "KVPN_OFFLOAD"
+    )]
+    offload: Offload,
     /// Send this range into the tunnel too; may be given again
     #[arg(long, value_name = "CIDR", value_parser = range)]
     cidr: Vec<IpNetwork>,
@@ -128,6 +140,7 @@ impl ConnectArgs {
             upgrade: self.upgrade,
             datapath: self.datapath,
             carrier: self.carrier,
+            offload: self.offload,
             ranges: self.cidr,
             exclude: self.exclude,
             dns_namespaces: self.dns_namespace,
@@ -155,7 +168,8 @@ pub(crate) async fn run(situation: Situation, args: ConnectArgs) -> anyhow::Resu
     } else {
         display
     };
-    if let Some(contact) = Contact::open(&start.places, &name).await? {
+    let places = start.places.clone();
+    if let Some(contact) = Contact::open(&places, &name).await? {
         return join(contact, &cluster, &name, &display).await;
     }
     let asks_password = situation.user.escalation() == helper::Escalation::Sudo;
@@ -178,7 +192,28 @@ pub(crate) async fn run(situation: Situation, args: ConnectArgs) -> anyhow::Resu
         .await?;
     let outcome = follow(&mut launched.contact, &mut signals, &display, stay).await;
     display.clear();
+    if let Ok(Outcome::Occupied) = outcome {
+        launched.gone().await.context("the agent did not end")?;
+        return join_other(&places, &cluster, &name, &display).await;
+    }
     finish(outcome, launched, &name).await
+}
+
+/// Another `connect` was quicker: its session is as good as one of our own.
+async fn join_other(
+    places: &Places,
+    cluster: &Cluster,
+    name: &SessionName,
+    display: &Display,
+) -> anyhow::Result<ExitCode> {
+    while let Held::Alive(_) = lock::look(&places.lock(name)) {
+        if let Some(contact) = Contact::open(places, name).await? {
+            return join(contact, cluster, name, display).await;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    let message = format!("another `kvpn connect` held the session {name} and has just ended");
+    Err(Failure::new(FAILED, message).hint("try again").into())
 }
 
 /// A session of that name is there: the same one is as good as a new one.
@@ -209,7 +244,7 @@ async fn join(
         return match outcome? {
             Outcome::Connected | Outcome::Ended => Ok(ExitCode::SUCCESS),
             Outcome::Failed(failure) => Err(failure.into()),
-            Outcome::Died => {
+            Outcome::Died | Outcome::Occupied => {
                 Err(Failure::new(FAILED, format!("the agent of session {name} died")).into())
             }
         };
@@ -227,6 +262,8 @@ enum Outcome {
     Connected,
     Ended,
     Failed(Failure),
+    /// Another agent holds the session.
+    Occupied,
     Died,
 }
 
@@ -285,6 +322,7 @@ async fn follow(
                 }
             }
             Some(Reply::Failed(failure)) => return Ok(Outcome::Failed(failure)),
+            Some(Reply::Occupied) => return Ok(Outcome::Occupied),
             Some(Reply::Ended { reason, notes }) => {
                 for note in notes {
                     display.note(&note);
@@ -313,7 +351,7 @@ async fn finish(
     match outcome? {
         Outcome::Connected | Outcome::Ended => Ok(ExitCode::SUCCESS),
         Outcome::Failed(failure) => Err(failure.into()),
-        Outcome::Died => {
+        Outcome::Died | Outcome::Occupied => {
             let failure = Failure::new(
                 FAILED,
                 format!("the agent of session {name} died ({status})"),

@@ -8,12 +8,12 @@ use clap::Args;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::agent::contact::Contact;
-use crate::agent::lock::{self, Held};
+use crate::agent::lock::{self, Held, Holder};
 use crate::agent::message::{Reply, Request};
 use crate::agent::places::{Places, SessionName};
 use crate::cli::failure::{Failure, NOT_CONNECTED};
 use crate::cli::progress::Display;
-use crate::cli::{Situation, output};
+use crate::cli::{Globals, Situation, output};
 use crate::helper::{self, Escalation};
 use crate::os::platform::Process;
 
@@ -31,7 +31,8 @@ const USAGE: u8 = 2;
 /// Also undoes what a session left that was killed.
 #[derive(Debug, Args)]
 pub(crate) struct DisconnectArgs {
-    /// The session, as `kvpn status` names it; may be left out when there is one only
+    /// The session, as `kvpn status` names it; may be left out when there is one only (of that --namespace or
+    /// --context, where they are given)
     #[arg(value_name = "SESSION")]
     session: Option<SessionName>,
     /// End every session
@@ -44,7 +45,8 @@ pub(crate) async fn run(situation: Situation, args: DisconnectArgs) -> anyhow::R
     let places = Places::of(&situation.environment, &situation.user);
     let display = Display::new(situation.globals.quiet);
     let sessions = places.sessions()?;
-    let chosen = choose(&sessions, &args)?;
+    let meant = meant(&places, sessions, &situation.globals);
+    let chosen = choose(&meant, &args)?;
     for name in &chosen {
         display.step(&format!("ending session {name}"));
         end(&places, name, &display)
@@ -55,9 +57,40 @@ pub(crate) async fn run(situation: Situation, args: DisconnectArgs) -> anyhow::R
     let undone = undo_leftovers(&situation, &display)?;
     display.clear();
     if chosen.is_empty() && !undone {
-        return Err(Failure::new(NOT_CONNECTED, "not connected: there is no session").into());
+        return Err(no_session(&situation.globals).into());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn no_session(globals: &Globals) -> Failure {
+    let Globals {
+        context, namespace, ..
+    } = globals;
+    let said = [("context", context), ("namespace", namespace)];
+    let said: String = (said.into_iter())
+        .filter_map(|(what, which)| Some(format!(" with {what} {}", which.as_ref()?)))
+        .collect();
+    Failure::new(
+        NOT_CONNECTED,
+        format!("not connected: there is no session{said}"),
+    )
+}
+
+/// The sessions of the context and namespace that were named, if any were.
+fn meant(places: &Places, sessions: Vec<SessionName>, globals: &Globals) -> Vec<SessionName> {
+    if globals.context.is_none() && globals.namespace.is_none() {
+        return sessions;
+    }
+    let is_meant = |name: &SessionName| match lock::look(&places.lock(name)) {
+        Held::Alive(Some(holder)) | Held::Dead(Some(holder)) => is_of(&holder, globals),
+        Held::Alive(None) | Held::Dead(None) | Held::Absent => false,
+    };
+    sessions.into_iter().filter(is_meant).collect()
+}
+
+fn is_of(holder: &Holder, globals: &Globals) -> bool {
+    let matches = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|it| it == is);
+    matches(&globals.context, &holder.context) && matches(&globals.namespace, &holder.namespace)
 }
 
 fn choose(sessions: &[SessionName], args: &DisconnectArgs) -> Result<Vec<SessionName>, Failure> {
@@ -113,7 +146,7 @@ async fn ask_to_end(mut contact: Contact, display: &Display) -> anyhow::Result<(
                 }
                 return Ok(());
             }
-            Reply::Failed(_) => return Ok(()),
+            Reply::Failed(_) | Reply::Occupied => return Ok(()),
             Reply::Step { text } => display.step(&text),
             Reply::Note { .. } | Reply::Connected(_) | Reply::Report(_) => {}
         }
@@ -212,7 +245,10 @@ fn undo_through_sudo() -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+    use crate::cli::Cli;
 
     fn names(texts: &[&str]) -> Vec<SessionName> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
@@ -250,6 +286,37 @@ mod tests {
             choose(&sessions, &args(Some("c"), false)).unwrap_err().code,
             NOT_CONNECTED
         );
+    }
+
+    #[test]
+    fn a_namespace_or_context_tells_which_one_is_meant() {
+        let directory = tempfile::tempdir().unwrap();
+        let places = serde_json::json!({ "run": directory.path(), "state": directory.path() });
+        let places: Places = serde_json::from_value(places).unwrap();
+        for (name, context, namespace) in [
+            ("a", "dev", "shop"),
+            ("b", "dev", "orders"),
+            ("c", "prod", "shop"),
+        ] {
+            let holder = Holder {
+                process: Process::current().unwrap(),
+                context: context.to_owned(),
+                namespace: namespace.to_owned(),
+                server: "https://s".to_owned(),
+            };
+            let path = places.lock(&name.parse().unwrap());
+            std::fs::write(path, serde_json::to_vec(&holder).unwrap()).unwrap();
+        }
+        let meant = |options: &[&str]| {
+            let line = [&["kvpn"], options, &["disconnect"]].concat();
+            let globals = Cli::try_parse_from(line).unwrap().globals;
+            meant(&places, places.sessions().unwrap(), &globals)
+        };
+        assert_eq!(meant(&[]), names(&["a", "b", "c"]));
+        assert_eq!(meant(&["-n", "orders"]), names(&["b"]));
+        assert_eq!(meant(&["--context", "dev"]), names(&["a", "b"]));
+        assert_eq!(meant(&["-n", "shop", "--context", "prod"]), names(&["c"]));
+        assert!(meant(&["-n", "nosuch"]).is_empty());
     }
 
     #[tokio::test]

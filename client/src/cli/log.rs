@@ -19,13 +19,13 @@ pub(crate) enum Format {
     Json,
 }
 
-/// How much is said: kvpn's own level, where 0 is warnings, and the libraries' one step less. What kube_client
-/// and boringtun complain about comes back as something of ours, which says more.
+/// How much is said: kvpn's own level, where 0 is warnings, and the libraries' one step less. What kube_client,
+/// kube_runtime and boringtun complain about comes back as something of ours, which says more.
 fn filter(level: u8) -> EnvFilter {
     let directives = match level {
-        0 => "warn,kvpn=warn,kube_client=off,boringtun=off",
-        1 => "warn,kvpn=info,kube_client=off,boringtun=off",
-        2 => "info,kvpn=debug,kube_client=off,boringtun=off",
+        0 => "warn,kvpn=warn,kube_client=off,kube_runtime=off,boringtun=off",
+        1 => "warn,kvpn=info,kube_client=off,kube_runtime=off,boringtun=off",
+        2 => "info,kvpn=debug,kube_client=off,kube_runtime=off,boringtun=off",
         3.. => "debug,kvpn=trace",
     };
     EnvFilter::new(directives)

@@ -138,6 +138,7 @@ fn without_agent(places: &Places, name: &SessionName, held: Held) -> Option<Sess
         gateway: None,
         carrier: None,
         carriers: Vec::new(),
+        offload: None,
         network: None,
         traffic: TrafficReport::default(),
         notes: Vec::new(),
@@ -175,6 +176,7 @@ fn rows(session: &SessionReport) -> Vec<Row> {
             .iter()
             .map(|carrier| carrier_row(session, carrier)),
     );
+    rows.extend(offload_rows(session));
     rows.extend(session.network.iter().flat_map(network_rows));
     if session.state != State::Dead {
         rows.extend(traffic_rows(&session.traffic));
@@ -218,6 +220,19 @@ fn carrier_row(session: &SessionReport, report: &CarrierReport) -> Row {
         ""
     };
     ("carrier", format!("{carrier}: {state}{rtt}{used}"))
+}
+
+fn offload_rows(session: &SessionReport) -> impl Iterator<Item = Row> {
+    let here = session.offload.as_ref().map(|offload| {
+        let udp = offload.udp.as_ref();
+        let udp = udp.map_or_else(String::new, |udp| format!(", UDP {udp}"));
+        format!("here TUN {}{udp}", offload.tun)
+    });
+    let gateway = session.gateway.as_ref();
+    let there = gateway.and_then(|gateway| gateway.offload.as_ref());
+    let both = [here, there.map(|offload| format!("gateway {offload}"))];
+    let text = both.into_iter().flatten().collect::<Vec<_>>().join("; ");
+    (!text.is_empty()).then_some(("offload", text)).into_iter()
 }
 
 fn network_rows(network: &NetworkReport) -> Vec<Row> {
@@ -306,6 +321,17 @@ mod tests {
         assert_eq!(bytes(20 << 20), "20 MiB");
         assert_eq!(duration(59), "59 s");
         assert_eq!(duration(3 * 3600 + 120), "3 h 2 min");
+    }
+
+    #[test]
+    fn both_ends_offload_is_shown() {
+        let text = r#"{"name":"a","state":"connected","context":"c","namespace":"n","server":"s","pid":1,"log":"/l",
+            "gateway":{"namespace":"n","pod":"p","image":"i","version":"1","datapath":"kernel","sessionId":"s1",
+                       "offload":"TUN TSO, UDP GRO"},
+            "offload":{"tun":"TSO+USO","udp":"GSO+GRO"}}"#;
+        let table = table(&[serde_json::from_str(text).unwrap()]);
+        let row = "here TUN TSO+USO, UDP GSO+GRO; gateway TUN TSO, UDP GRO";
+        assert!(table.contains(row), "{table}");
     }
 
     #[test]

@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use ipnetwork::IpNetwork;
+use kvpn_io::tun::TunOffload;
 use tokio::time::timeout;
 
 use super::channel::Channel;
 use super::protocol::{Answer, DnsConfig, Hello, NetworkConfig, Numbered, Request, VERSION};
+use crate::os::Taken;
 
 /// The helper must greet within this time; what an earlier one left may have to be undone first.
 const GREETING_LIMIT: Duration = Duration::from_secs(10);
@@ -29,8 +31,10 @@ pub(crate) struct HelperConnection {
 
 /// A network that stands: what the agent needs to serve it.
 pub(crate) struct Configured {
-    /// The TUN: one whole IP packet a read or write, no header before it. Non-blocking.
+    /// The TUN, non-blocking.
     pub(crate) tun: OwnedFd,
+    /// How packets stand in its reads and writes.
+    pub(crate) offload: TunOffload,
     /// The interface's name.
     pub(crate) name: String,
     /// `systemd-resolved`, `resolv.conf` or `none`.
@@ -90,7 +94,7 @@ impl HelperConnection {
     /// Opens the TUN and sets addresses, routes and DNS. On failure nothing of it stays.
     ///
     /// # Errors
-    /// What the helper says (an occupied interface name, a value it does not accept), or that it ended.
+    /// What the helper says ([`Taken`], an occupied interface name, a value it does not accept), or that it ended.
     pub(crate) async fn configure(&mut self, config: NetworkConfig) -> anyhow::Result<Configured> {
         let Answer::Configured(settled) = self.request(Request::Configure(config)).await? else {
             bail!("the helper gave an answer to another question than `configure`");
@@ -101,6 +105,7 @@ impl HelperConnection {
             .context("the helper did not pass the TUN's descriptor")?;
         Ok(Configured {
             tun,
+            offload: settled.offload,
             name: settled.name,
             dns_backend: settled.dns_backend,
             upstreams: settled.upstreams,
@@ -116,15 +121,19 @@ impl HelperConnection {
     }
 
     /// Takes ranges out of the tunnel.
-    #[expect(
-        dead_code,
-        reason = "for ranges that a cluster gives up while connected (healing, part C)"
-    )]
     pub(crate) async fn remove_routes(
         &mut self,
         routes: Vec<IpNetwork>,
     ) -> anyhow::Result<Changed> {
         self.change(Request::RemoveRoutes { routes }).await
+    }
+
+    /// Replaces the client's tunnel addresses.
+    pub(crate) async fn set_addresses(
+        &mut self,
+        addresses: Vec<IpNetwork>,
+    ) -> anyhow::Result<Changed> {
+        self.change(Request::SetAddresses { addresses }).await
     }
 
     /// Replaces servers, search and routing domains.
@@ -172,7 +181,8 @@ impl HelperConnection {
             .await
             .context("the helper did not answer within 20 s")??
         {
-            Answer::Failed { error } => bail!(error),
+            Answer::Failed { error, taken: true } => bail!(Taken(error)),
+            Answer::Failed { error, .. } => bail!(error),
             answer @ (Answer::Hello(_) | Answer::Configured(_) | Answer::Done { .. }) => Ok(answer),
         }
     }

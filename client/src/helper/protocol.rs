@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 
 use ipnetwork::IpNetwork;
+use kvpn_io::tun::TunOffload;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use crate::os::DnsConfig;
@@ -37,6 +38,9 @@ pub(crate) struct NetworkConfig {
     /// How names are split.
     #[serde(default)]
     pub(crate) dns_backend: DnsBackend,
+    /// Whether the agent takes packets that the kernel joined, with virtio-net headers.
+    #[serde(default)]
+    pub(crate) offload: bool,
 }
 
 /// Which of the machine's DNS mechanisms is used.
@@ -78,6 +82,11 @@ pub(crate) enum Request {
         /// Ranges; those not there are left.
         routes: Vec<IpNetwork>,
     },
+    /// Replaces the client's tunnel addresses, as in `configure`: a new gateway gave others.
+    SetAddresses {
+        /// All of them, each with the prefix of its block.
+        addresses: Vec<IpNetwork>,
+    },
     /// Replaces the names given before.
     SetDns(DnsConfig),
     /// Undo everything and end.
@@ -103,6 +112,8 @@ pub(crate) enum Answer {
     Failed {
         /// What failed, on what, what to check.
         error: String,
+        /// Whether another session has what only one can have.
+        taken: bool,
     },
 }
 
@@ -123,6 +134,9 @@ pub(crate) struct Hello {
 pub(crate) struct Settled {
     /// The interface's name.
     pub(crate) name: String,
+    /// How packets stand in the TUN's reads and writes.
+    #[serde(default)]
+    pub(crate) offload: TunOffload,
     /// `systemd-resolved`, `resolv.conf` or `none`.
     pub(crate) dns_backend: String,
     /// Where the machine's own resolver would have asked: for names that are not the cluster's.

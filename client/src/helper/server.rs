@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use ipnetwork::IpNetwork;
+use kvpn_io::tun::TunOffload;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
@@ -21,7 +22,7 @@ use super::protocol::{
 };
 use super::validate::{self, Surroundings};
 use crate::os::platform::{self, SystemRoutes, SystemTun};
-use crate::os::{Dns, Record, Routes, Snapshot, Tun, TunError};
+use crate::os::{Dns, Record, Routes, Snapshot, Taken, Tun, TunError};
 
 /// An agent that does not read its answers for so long is taken for dead.
 const SEND_LIMIT: Duration = Duration::from_secs(2);
@@ -147,6 +148,7 @@ impl Server {
             },
             Request::AddRoutes { routes } => self.add_routes(routes).await,
             Request::RemoveRoutes { routes } => self.remove_routes(&routes).await,
+            Request::SetAddresses { addresses } => self.set_addresses(&addresses).await,
             Request::SetDns(dns) => self.set_dns(dns).await,
             Request::Release => Ok(Outcome::default()),
         };
@@ -157,6 +159,7 @@ impl Server {
             },
             Err(error) => Answer::Failed {
                 error: format!("{error:#}"),
+                taken: error.chain().any(|cause| cause.is::<Taken>()),
             },
         };
         (answer, None)
@@ -178,10 +181,11 @@ impl Server {
         if let Some(name) = &config.name {
             validate::interface_name(name)?;
         }
-        let (tun, network) = open_tun(config.name.as_deref(), &snapshot, &self.state)?;
+        let (tun, network) = open_tun(&config, &snapshot, &self.state)?;
+        let offload = tun.offload();
         self.network = Some(network);
         match self.furnish(config).await {
-            Ok(settled) => Ok((settled, tun)),
+            Ok(settled) => Ok((Settled { offload, ..settled }, tun)),
             Err(error) => {
                 let notes = self.undo().await;
                 Err(notes
@@ -206,6 +210,7 @@ impl Server {
         let mut outcome = self.add_routes(config.routes).await?;
         let mut settled = Settled {
             name: standing(&mut self.network)?.name.clone(),
+            offload: TunOffload::Plain,
             dns_backend: "none".to_owned(),
             upstreams: Vec::new(),
             split: true,
@@ -287,6 +292,27 @@ impl Server {
         Ok(Outcome::default())
     }
 
+    async fn set_addresses(&mut self, addresses: &[IpNetwork]) -> Result<Outcome> {
+        let network = standing(&mut self.network)?;
+        let snapshot = self.system.snapshot().await?;
+        let around = Surroundings {
+            snapshot: &snapshot,
+            own_link: Some(network.link),
+            resolvers: &network.resolvers,
+        };
+        validate::addresses(addresses, &around)?;
+        let former = std::mem::take(&mut network.addresses);
+        network.addresses = self
+            .system
+            .readdress(network.link, &former, addresses)
+            .await?;
+        ensure!(
+            !network.addresses.is_empty(),
+            "this machine has no address family of the session's"
+        );
+        Ok(Outcome::default())
+    }
+
     async fn set_dns(&mut self, mut dns: DnsConfig) -> Result<Outcome> {
         let network = standing(&mut self.network)?;
         dns.servers
@@ -338,9 +364,13 @@ impl Server {
 }
 
 /// Opens the interface asked for, or the first free one, with a journal that knows it.
-fn open_tun(name: Option<&str>, snapshot: &Snapshot, state: &Path) -> Result<(SystemTun, Network)> {
+fn open_tun(
+    config: &NetworkConfig,
+    snapshot: &Snapshot,
+    state: &Path,
+) -> Result<(SystemTun, Network)> {
     let journal = Journal::open(state)?;
-    match create(name, snapshot).and_then(|tun| Ok((tun.index()?, tun))) {
+    match create(config, snapshot).and_then(|tun| Ok((tun.index()?, tun))) {
         Ok((link, tun)) => {
             let mut network = Network {
                 link,
@@ -361,9 +391,9 @@ fn open_tun(name: Option<&str>, snapshot: &Snapshot, state: &Path) -> Result<(Sy
     }
 }
 
-fn create(name: Option<&str>, snapshot: &Snapshot) -> Result<SystemTun> {
-    if let Some(name) = name {
-        return SystemTun::create(name).map_err(|error| match error {
+fn create(config: &NetworkConfig, snapshot: &Snapshot) -> Result<SystemTun> {
+    if let Some(name) = &config.name {
+        return SystemTun::create(name, config.offload).map_err(|error| match error {
             TunError::Occupied(_) => anyhow::Error::new(error).context(
                 "the session's interface cannot be made: choose another name, or leave the choice to kvpn",
             ),
@@ -375,7 +405,7 @@ fn create(name: Option<&str>, snapshot: &Snapshot) -> Result<SystemTun> {
         if snapshot.links.values().any(|taken| *taken == name) {
             continue;
         }
-        match SystemTun::create(&name) {
+        match SystemTun::create(&name, config.offload) {
             Err(TunError::Occupied(_)) => {}
             other => return Ok(other?),
         }

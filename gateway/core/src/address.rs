@@ -8,10 +8,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use kvpn_wire::control::TunnelAddresses;
 
+use crate::shard::Shard;
+
 /// Of RFC 2544's benchmarking range, which no network routes: 198.19.0.0/16.
-const V4_BASE: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 0);
+pub(crate) const V4_BASE: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 0);
 /// A unique local range (RFC 4193) of kvpn's own: fd6b:7670:6e00::/40.
-const V6_BASE: Ipv6Addr = Ipv6Addr::new(0xfd6b, 0x7670, 0x6e00, 0, 0, 0, 0, 0);
+pub(crate) const V6_BASE: Ipv6Addr = Ipv6Addr::new(0xfd6b, 0x7670, 0x6e00, 0, 0, 0, 0, 0);
 /// The first and the last block stay unused: their addresses look like the /16's network and broadcast.
 const BLOCKS: std::ops::Range<u16> = 1..16383;
 
@@ -36,6 +38,11 @@ impl Block {
         };
         let number = u16::try_from(offset / 4).ok()?;
         BLOCKS.contains(&number).then_some(Self(number))
+    }
+
+    /// Its number; 14 bits.
+    pub(crate) fn number(self) -> u16 {
+        self.0
     }
 
     /// The session's IPv4 addresses.
@@ -81,13 +88,22 @@ impl Block {
     }
 }
 
-/// Which blocks are given out.
+/// Which blocks are given out, of those of one shard.
 #[derive(Debug, Default)]
 pub(crate) struct Blocks {
+    shard: Shard,
     taken: BTreeSet<Block>,
 }
 
 impl Blocks {
+    /// Nothing is given out.
+    pub(crate) fn new(shard: Shard) -> Self {
+        Self {
+            shard,
+            taken: BTreeSet::new(),
+        }
+    }
+
     /// Takes a free block that overlaps none of `avoid`: the first of `prefer` that will do, else the next one from `start` on.
     pub(crate) fn take(
         &mut self,
@@ -114,7 +130,8 @@ impl Blocks {
     }
 
     fn is_free(&self, block: Block, avoid: &[IpNetwork]) -> bool {
-        !self.taken.contains(&block) && !avoid.iter().any(|range| block.overlaps(range))
+        let ours = self.shard.owns(block) && !self.taken.contains(&block);
+        ours && !avoid.iter().any(|range| block.overlaps(range))
     }
 }
 
@@ -156,6 +173,7 @@ mod tests {
     fn the_last_free_block_is_found() {
         let mut blocks = Blocks {
             taken: BLOCKS.map(Block).collect(),
+            ..Blocks::default()
         };
         assert_eq!(blocks.take(&[], &[], 9999), None);
         for number in [BLOCKS.start, 5000, BLOCKS.end - 1] {

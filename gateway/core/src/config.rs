@@ -6,12 +6,16 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 use kvpn_wire::control::ClusterFacts;
 
+use crate::shard::Shard;
+
 /// The gateway's configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where keys, session indices, ids and sequence numbers come from: 32 bytes of the operating system's
     /// random source in production, fixed in tests.
     pub seed: [u8; 32],
+    /// Which of the gateway's sessions are this state's. The WireGuard key is the same for all with one seed.
+    pub shard: Shard,
     /// The gateway's release, as sessions are told.
     pub version: String,
     /// What the gateway sees of its cluster. Its pod and node addresses are what policy refuses.

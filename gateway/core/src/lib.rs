@@ -23,6 +23,7 @@ mod rooms;
 mod schedule;
 mod session;
 mod sessions;
+mod shard;
 mod state;
 mod way;
 
@@ -32,4 +33,5 @@ pub use kvpn_netstack::{FlowCounts, Refusal};
 pub use output::{DropReason, Drops};
 pub use path::{Path, StreamId, Transmit};
 pub use policy::{Forbidden, Policy};
+pub use shard::{MAX_SHARDS, Shard};
 pub use state::{GatewayState, Refused, Snapshot};

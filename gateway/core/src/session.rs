@@ -347,6 +347,7 @@ impl Session {
             session_id: self.id.clone(),
             path: self.path.map_or_else(String::new, |path| path.to_string()),
             uptime_seconds: now.saturating_duration_since(self.created).as_secs(),
+            offload: None,
             sent_bytes: self.sent_bytes,
             received_bytes: self.received_bytes,
             flows: u32::try_from(flows.tcp + flows.udp + flows.echo).unwrap_or(u32::MAX),

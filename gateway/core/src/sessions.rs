@@ -8,6 +8,7 @@ use kvpn_wire::wireguard::PublicKey;
 use crate::address::{Block, Blocks};
 use crate::event::SessionIndex;
 use crate::session::Session;
+use crate::shard::Shard;
 
 /// The table of sessions.
 #[derive(Debug, Default)]
@@ -20,6 +21,14 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
+    /// No sessions.
+    pub(crate) fn new(shard: Shard) -> Self {
+        Self {
+            blocks: Blocks::new(shard),
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.by_index.len()
     }

@@ -86,16 +86,21 @@ impl GatewayState {
         let mut seed = [0; 32];
         random.fill_bytes(&mut seed);
         let private = PrivateKey::from_seed(seed);
+        // One key for all shards, and for each a sequence of its own that has nothing to do with the key.
+        for _ in 0..=config.shard.number() {
+            random.fill_bytes(&mut seed);
+        }
+        let random = StdRng::from_seed(seed);
         let public = private.public();
         Self {
             policy: Policy::new(&config),
-            config,
             limiter: Limiter::new(&public, HANDSHAKES_A_SECOND),
             limiter_reset: now,
             private,
             public,
             random,
-            sessions: Sessions::default(),
+            sessions: Sessions::new(config.shard),
+            config,
             schedule: Schedule::default(),
             output: Output::new(),
             nameserver: 0,

@@ -3,7 +3,7 @@
 //! A stream hides loss and turns it into delay, so each one's buffer is bounded: above [`FULL`] its sessions are told to
 //! wait, above [`OVERFLOW`] datagrams are dropped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -50,7 +50,7 @@ pub(crate) struct ApiCarrier {
     /// Never used twice, so that a late event of a closed stream meets nobody.
     next: u64,
     /// Streams that may have something to read.
-    readable: Vec<StreamId>,
+    readable: VecDeque<StreamId>,
     /// Streams that got something to send in this round.
     unflushed: Vec<StreamId>,
     /// Accepting failed for want of something; streams may still wait.
@@ -76,7 +76,7 @@ impl ApiCarrier {
             listener,
             streams: BTreeMap::new(),
             next: 0,
-            readable: Vec::new(),
+            readable: VecDeque::new(),
             unflushed: Vec::new(),
             starved: false,
         })
@@ -125,25 +125,28 @@ impl ApiCarrier {
         };
         if (event.is_readable() || event.is_read_closed() || event.is_error()) && !stream.readable {
             stream.readable = true;
-            self.readable.push(id);
+            self.readable.push_back(id);
         }
         if event.is_writable() {
             self.flush_stream(id, state);
         }
     }
 
-    /// The streams that may have something to read; each is to be given to [`Self::receive`].
-    pub(crate) fn take_readable(&mut self) -> Vec<StreamId> {
-        std::mem::take(&mut self.readable)
+    /// How many streams may have something to read.
+    pub(crate) fn readable(&self) -> usize {
+        self.readable.len()
     }
 
-    /// Receives a bounded number of datagrams.
-    pub(crate) fn receive(&mut self, id: StreamId, state: &mut GatewayState, now: Instant) {
+    /// Receives a bounded number of datagrams from the stream whose turn it is.
+    pub(crate) fn receive_next(&mut self, state: &mut GatewayState, now: Instant) {
+        let Some(id) = self.readable.pop_front() else {
+            return;
+        };
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
         match stream.receive(Path::Api(id), state, now) {
-            Ok(()) if stream.readable => self.readable.push(id),
+            Ok(()) if stream.readable => self.readable.push_back(id),
             Ok(()) => {}
             Err(error) => self.close(id, &error, state),
         }
@@ -175,7 +178,7 @@ impl ApiCarrier {
 
     /// Writes what this round queued.
     pub(crate) fn flush(&mut self, state: &mut GatewayState) {
-        for id in std::mem::take(&mut self.unflushed) {
+        while let Some(id) = self.unflushed.pop() {
             if let Some(stream) = self.streams.get_mut(&id) {
                 stream.unflushed = false;
             }
@@ -240,7 +243,7 @@ impl Stream {
                 Err(error) => return Err(error),
             }
             while let Some(datagram) = self.deframer.next().map_err(io::Error::other)? {
-                state.handle_datagram(path, datagram, now);
+                state.handle_datagrams(path, datagram, datagram.len(), now);
             }
         }
         Ok(())

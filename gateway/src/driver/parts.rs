@@ -30,10 +30,11 @@ impl Parts {
         carrier: SocketAddr,
         udp_port: u16,
         kernel: Option<Kernel>,
+        offload: bool,
     ) -> anyhow::Result<Self> {
         let poll = Poll::new().context("creating the poll")?;
         let registry = poll.registry();
-        let mut udp = UdpCarrier::open(udp_port)
+        let mut udp = UdpCarrier::open(udp_port, offload)
             .with_context(|| format!("listening on UDP port {udp_port}"))?;
         registry.register(&mut udp, UDP, Interest::READABLE | Interest::WRITABLE)?;
         let mut api = ApiCarrier::open(carrier)
@@ -72,8 +73,19 @@ impl Parts {
             .context("asking for the api carrier's port")
     }
 
+    /// What the kernel does for us, in words.
+    pub(crate) fn offload(&self) -> String {
+        offload(self.tun.as_ref(), &self.udp)
+    }
+
     /// The families that the kernel forwards.
     pub(crate) fn kernel_families(&self) -> KernelFamilies {
         self.families
     }
+}
+
+/// What the kernel does for us, in words.
+pub(super) fn offload(tun: Option<&Tun>, udp: &UdpCarrier) -> String {
+    let tun = tun.map_or_else(String::new, |tun| format!("TUN {}, ", tun.offload()));
+    format!("{tun}UDP {}", udp.offload())
 }

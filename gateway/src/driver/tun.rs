@@ -1,10 +1,9 @@
-//! The kernel datapath's TUN as the driver sees it: packets in, packets out.
+//! The kernel datapath's TUN as the driver sees it: packets in, packets out, joined as far as the kernel does that.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd as _;
-use std::time::Instant;
 
-use kvpn_gateway_core::GatewayState;
+use kvpn_io::tun::{Packets, TunOffload};
 use kvpn_wire::offload::Segmentation;
 use mio::event::Source;
 use mio::unix::SourceFd;
@@ -12,26 +11,26 @@ use mio::{Interest, Registry, Token};
 
 use crate::kernel::Kernel;
 
-/// Packets read before others have their turn.
-const TURN: usize = 256;
-/// The longest packet that the TUN gives.
-const MAX_PACKET: usize = 65_535;
-
 /// The TUN, and what holds its routes and rules.
 pub(crate) struct Tun {
     kernel: Kernel,
     readable: bool,
-    buffer: Vec<u8>,
+    packets: Packets,
 }
 
 impl Tun {
     /// Takes over the kernel's datapath.
     pub(crate) fn new(kernel: Kernel) -> Self {
         Self {
+            packets: Packets::new(kernel.offload),
             kernel,
             readable: true,
-            buffer: vec![0; MAX_PACKET],
         }
+    }
+
+    /// What the kernel does for us.
+    pub(crate) fn offload(&self) -> TunOffload {
+        self.packets.offload()
     }
 
     /// Whether packets may wait to be read.
@@ -44,30 +43,35 @@ impl Tun {
         self.readable = true;
     }
 
-    /// Reads a bounded number of packets.
-    pub(crate) fn receive(&mut self, state: &mut GatewayState, now: Instant) {
-        for _ in 0..TURN {
-            if !self.readable {
-                return;
+    /// Reads one packet if there is one; how many bytes that were.
+    pub(crate) fn receive(&mut self, take: impl FnOnce(&mut [u8], Segmentation)) -> Option<usize> {
+        if !self.readable {
+            return None;
+        }
+        match self.packets.read(&self.kernel.device) {
+            Ok((packet, segmentation)) => {
+                let length = packet.len();
+                take(packet, segmentation);
+                Some(length)
             }
-            match self.kernel.device.recv(&mut self.buffer) {
-                Ok(length) => {
-                    state.handle_tun_packet(&mut self.buffer[..length], Segmentation::Whole, now)
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
-                    self.readable = false;
-                    if error.kind() != ErrorKind::WouldBlock {
-                        tracing::warn!(%error, "cannot read from the TUN");
-                    }
-                }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.readable = false;
+                None
+            }
+            Err(error) => {
+                self.readable = error.kind() == ErrorKind::InvalidData;
+                tracing::warn!(%error, "cannot read from the TUN");
+                None
             }
         }
     }
 
     /// Writes a packet. The kernel takes it or drops it; it does not make us wait.
-    pub(crate) fn send(&self, packet: &[u8]) {
-        if let Err(error) = self.kernel.device.send(packet) {
+    pub(crate) fn send(&self, packet: &mut [u8], segmentation: Segmentation) {
+        if let Err(error) = self
+            .packets
+            .write(&self.kernel.device, packet, segmentation)
+        {
             tracing::debug!(%error, "packet not written to the TUN");
         }
     }

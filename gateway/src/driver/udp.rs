@@ -2,56 +2,51 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Instant;
 
-use kvpn_gateway_core::{GatewayState, Path};
+use kvpn_io::udp::{Datagrams, UdpOffload};
 use mio::event::{Event, Source};
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Datagrams received before others have their turn.
-const TURN: usize = 256;
-/// Socket buffers that are asked for, in bytes; the kernel gives what its limit allows.
-const SOCKET_BUFFER: usize = 4 << 20;
-/// The longest datagram.
-const MAX_DATAGRAM: usize = 65_535;
-
 /// The socket of the `udp` carrier.
 pub(crate) struct UdpCarrier {
-    socket: UdpSocket,
+    datagrams: Datagrams<UdpSocket>,
     v6: bool,
     readable: bool,
-    /// A datagram that the socket did not take; nothing more is sent before it.
-    held: Option<(SocketAddr, Vec<u8>)>,
-    buffer: Vec<u8>,
+    /// What the socket did not take yet; nothing more is sent before it.
+    held: Vec<u8>,
+    /// Where to, as the socket knows it, and how long each datagram is.
+    held_for: (SocketAddr, usize),
 }
 
 impl UdpCarrier {
-    /// Listens on all addresses; port 0 means any free one.
-    pub(crate) fn open(port: u16) -> io::Result<Self> {
+    /// Listens on all addresses; port 0 means any free one. With `offload` the kernel cuts and joins datagrams.
+    pub(crate) fn open(port: u16, offload: bool) -> io::Result<Self> {
         let (socket, v6) = match open_v6(port) {
             Ok(socket) => (socket, true),
             Err(error) if error.kind() == ErrorKind::AddrInUse => return Err(error),
             Err(_) => (open_v4(port)?, false),
         };
         socket.set_nonblocking(true)?;
-        // Smaller buffers than asked for are no failure.
-        drop(socket.set_recv_buffer_size(SOCKET_BUFFER));
-        drop(socket.set_send_buffer_size(SOCKET_BUFFER));
         let socket = UdpSocket::from_std(socket.into());
         Ok(Self {
-            socket,
+            datagrams: Datagrams::new(socket, offload),
             v6,
             readable: true,
-            held: None,
-            buffer: vec![0; MAX_DATAGRAM],
+            held: Vec::new(),
+            held_for: (SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)), 1),
         })
     }
 
     /// The address the socket is bound to.
     pub(crate) fn local_address(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
+        self.datagrams.socket().local_addr()
+    }
+
+    /// What the kernel does for us.
+    pub(crate) fn offload(&self) -> UdpOffload {
+        self.datagrams.offload()
     }
 
     /// Whether datagrams may wait to be received.
@@ -61,45 +56,58 @@ impl UdpCarrier {
 
     /// Whether the socket takes no more at present.
     pub(crate) fn is_blocked(&self) -> bool {
-        self.held.is_some()
+        !self.held.is_empty()
     }
 
-    /// Notes what the poll said, and sends the datagram that was held.
+    /// Notes what the poll said, and sends what was held.
     pub(crate) fn note_readiness(&mut self, event: &Event) {
         self.readable |= event.is_readable() || event.is_error();
-        if event.is_writable()
-            && let Some((address, payload)) = self.held.take()
-        {
-            self.send(address, &payload);
-        }
-    }
-
-    /// Receives a bounded number of datagrams.
-    pub(crate) fn receive(&mut self, state: &mut GatewayState, now: Instant) {
-        for _ in 0..TURN {
-            if !self.readable {
-                return;
-            }
-            match self.socket.recv_from(&mut self.buffer) {
-                Ok((length, from)) => {
-                    let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-                    state.handle_datagram(Path::Udp(from), &self.buffer[..length], now);
+        if event.is_writable() && self.is_blocked() {
+            let (to, segment) = self.held_for;
+            match self.datagrams.send(to, &self.held, segment) {
+                Err(unsent) if unsent.error.kind() == ErrorKind::WouldBlock => {
+                    self.held.drain(..unsent.sent);
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
-                // An error of an earlier datagram that ICMP reported; the next call receives.
-                Err(error) => tracing::trace!(%error, "udp carrier"),
+                Ok(()) | Err(_) => self.held.clear(),
             }
         }
     }
 
-    /// Sends a datagram, or holds it until the socket takes it. What cannot be sent is lost, as UDP may.
-    pub(crate) fn send(&mut self, address: SocketAddr, payload: &[u8]) {
-        match self.socket.send_to(payload, self.mapped(address)) {
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                self.held = Some((address, payload.to_vec()))
+    /// Receives a bounded number of datagrams; whether there were any. Each message is handed over with its sender and the
+    /// length of the datagrams in it.
+    pub(crate) fn receive(&mut self, mut take: impl FnMut(SocketAddr, &mut [u8], usize)) -> bool {
+        if !self.readable {
+            return false;
+        }
+        let received = self.datagrams.receive(|from, bytes, stride| {
+            let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+            take(from, bytes, stride);
+        });
+        match received {
+            Ok(more) => {
+                // Whatever comes from now on is another event.
+                self.readable = more;
+                true
             }
-            Err(error) => tracing::debug!(%error, "datagram not sent"),
+            Err(error) => {
+                // Others are errors of earlier datagrams that ICMP reported; the next call receives.
+                self.readable = error.kind() != ErrorKind::WouldBlock;
+                self.readable
+            }
+        }
+    }
+
+    /// Sends datagrams that lie side by side, each `segment` bytes long but the last, or holds them until the socket takes
+    /// them. What cannot be sent is lost, as UDP may.
+    pub(crate) fn send(&mut self, address: SocketAddr, datagrams: &[u8], segment: usize) {
+        let to = self.mapped(address);
+        match self.datagrams.send(to, datagrams, segment) {
+            Ok(()) => {}
+            Err(unsent) if unsent.error.kind() == ErrorKind::WouldBlock => {
+                self.held.extend_from_slice(&datagrams[unsent.sent..]);
+                self.held_for = (to, segment);
+            }
+            Err(unsent) => tracing::debug!(error = %unsent.error, "datagrams not sent"),
         }
     }
 
@@ -134,7 +142,9 @@ impl Source for UdpCarrier {
         token: Token,
         interests: Interest,
     ) -> io::Result<()> {
-        self.socket.register(registry, token, interests)
+        self.datagrams
+            .socket_mut()
+            .register(registry, token, interests)
     }
 
     fn reregister(
@@ -143,10 +153,12 @@ impl Source for UdpCarrier {
         token: Token,
         interests: Interest,
     ) -> io::Result<()> {
-        self.socket.reregister(registry, token, interests)
+        self.datagrams
+            .socket_mut()
+            .reregister(registry, token, interests)
     }
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.socket.deregister(registry)
+        self.datagrams.socket_mut().deregister(registry)
     }
 }

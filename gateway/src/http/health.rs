@@ -38,15 +38,18 @@ async fn health(State(commands): State<Commands>) -> impl IntoResponse {
 
 async fn metrics(State(commands): State<Commands>) -> impl IntoResponse {
     let text = match commands.ask(Command::Snapshot).await {
-        Ok(snapshot) => exposition(&snapshot),
+        Ok((snapshot, offload)) => exposition(&snapshot, &offload),
         Err(error) => return (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
     };
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
 /// Prometheus' text format, version 0.0.4.
-fn exposition(snapshot: &Snapshot) -> String {
+fn exposition(snapshot: &Snapshot, offload: &str) -> String {
     let mut text = String::new();
+    let label = format!("{{does=\"{offload}\"}}");
+    let help = "What the kernel does for the data path.";
+    family(&mut text, "kvpn_offload_info", "gauge", help, [(label, 1)]);
     sessions(&mut text, snapshot);
     flows(&mut text, snapshot);
     traffic(&mut text, snapshot);
@@ -151,7 +154,9 @@ mod tests {
             sent: (3, 400),
             ..Snapshot::default()
         };
-        let text = exposition(&snapshot);
+        let text = exposition(&snapshot, "TUN TSO, UDP GSO+GRO");
+        let info = "kvpn_offload_info{does=\"TUN TSO, UDP GSO+GRO\"} 1\n";
+        assert!(text.contains(info), "{text}");
         assert!(
             text.contains("# TYPE kvpn_sessions gauge\nkvpn_sessions 2\n"),
             "{text}"

@@ -13,6 +13,9 @@ pub(crate) const NAMESERVER: &str = "10.96.0.10:53";
 /// Sends back what it gets, over TCP and UDP.
 pub(crate) const ECHO: &str = "10.96.0.7:7";
 
+/// Takes UDP datagrams and never answers.
+pub(crate) const SINK: &str = "10.96.0.7:9";
+
 /// Nothing listens there.
 pub(crate) const CLOSED: &str = "10.96.0.7:81";
 
@@ -34,11 +37,14 @@ pub(crate) struct Cluster {
     pub(crate) opened: usize,
     /// Name queries since the start.
     pub(crate) queries: usize,
+    /// Datagrams that [`SINK`] got.
+    pub(crate) swallowed: usize,
 }
 
 #[derive(Debug, Default)]
 struct Server {
     names: bool,
+    silent: bool,
     pending: VecDeque<u8>,
     finished: bool,
 }
@@ -94,10 +100,12 @@ impl Cluster {
     fn open(&mut self, flow: Flow, target: Target) {
         self.opened += 1;
         let names = matches!(target, Target::Nameserver(_));
+        let silent = target == Target::Address(SINK.parse().expect("an address"));
         self.flows.insert(
             flow,
             Server {
                 names,
+                silent,
                 ..Server::default()
             },
         );
@@ -158,12 +166,15 @@ impl Cluster {
         let Some(n) = gateway.udp_recv(flow, &mut buf) else {
             return;
         };
-        let names = self.flows.get(&flow).is_some_and(|server| server.names);
-        if names {
-            self.queries += 1;
-            gateway.udp_send(flow, &answer(&buf[..n]), now);
-        } else {
-            gateway.udp_send(flow, &buf[..n], now);
+        match self.flows.get(&flow) {
+            Some(Server { names: true, .. }) => {
+                self.queries += 1;
+                gateway.udp_send(flow, &answer(&buf[..n]), now);
+            }
+            Some(Server { silent: true, .. }) => self.swallowed += 1,
+            Some(_) | None => {
+                gateway.udp_send(flow, &buf[..n], now);
+            }
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::random::Random;
+use rand::RngExt as _;
+use rand::rngs::StdRng;
 
 /// One direction of a link.
 #[derive(Debug, Clone)]
@@ -11,8 +12,8 @@ pub(crate) struct Link {
     /// Up to this much more, at random: what reorders.
     pub(crate) jitter: Duration,
     /// Of 100 datagrams.
-    pub(crate) loss: u64,
-    pub(crate) repeated: u64,
+    pub(crate) loss: u32,
+    pub(crate) repeated: u32,
     /// The longest datagram in bytes.
     pub(crate) max_len: usize,
     pub(crate) cut: bool,
@@ -39,25 +40,18 @@ impl Link {
     }
 
     /// When the copies of a datagram arrive, counted from now; none when it is lost.
-    pub(crate) fn delays(&self, len: usize, random: &mut Random) -> Vec<Duration> {
-        if self.cut || len > self.max_len || (self.loss > 0 && random.chance(self.loss)) {
+    pub(crate) fn delays(&self, len: usize, random: &mut StdRng) -> Vec<Duration> {
+        if self.cut || len > self.max_len || random.random_ratio(self.loss, 100) {
             return Vec::new();
         }
-        let copies = if self.repeated > 0 && random.chance(self.repeated) {
-            2
-        } else {
-            1
-        };
+        let copies = 1 + u32::from(random.random_ratio(self.repeated, 100));
         (0..copies)
             .map(|_| self.latency + self.some_jitter(random))
             .collect()
     }
 
-    fn some_jitter(&self, random: &mut Random) -> Duration {
-        match u64::try_from(self.jitter.as_micros()).expect("a short time") {
-            0 => Duration::ZERO,
-            micros => Duration::from_micros(random.next() % micros),
-        }
+    fn some_jitter(&self, random: &mut StdRng) -> Duration {
+        random.random_range(Duration::ZERO..=self.jitter)
     }
 }
 

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use super::shape::Shape;
 use super::{Abilities, Segmentation, Split};
 use crate::queue::Used;
-use candidate::{Candidate, MAX_HEADER as MAX_COVERED};
+use candidate::{Candidate, MAX_DATAGRAMS, MAX_HEADER as MAX_COVERED};
 
 /// Packets and super-packets in arrival order.
 ///
@@ -144,7 +144,7 @@ impl Coalescer {
         if split.remaining() == 1 {
             complete(&mut self.slab[start..start + len]);
             self.append(start, len, Segmentation::Whole);
-        } else if self.abilities.takes(segmentation) {
+        } else if self.takes(segmentation, split.remaining()) {
             self.append(start, len, segmentation);
         } else {
             return self.cut(start, len, segmentation);
@@ -166,17 +166,17 @@ impl Coalescer {
     ///
     /// False as for [`Coalescer::commit_super`].
     pub fn push_super(&mut self, packet: &[u8], segmentation: Segmentation) -> bool {
-        if self.abilities.takes(segmentation) {
+        let Ok(mut split) = Split::new(packet, segmentation) else {
+            self.dropped += 1;
+            return false;
+        };
+        if self.takes(segmentation, split.remaining()) {
             let Some(space) = self.space(packet.len()) else {
                 return false;
             };
             space.copy_from_slice(packet);
             return self.commit_super(packet.len(), segmentation);
         }
-        let Ok(mut split) = Split::new(packet, segmentation) else {
-            self.dropped += 1;
-            return false;
-        };
         while split.remaining() > 0 {
             let Some(space) = self.space(split.max_len()) else {
                 self.dropped += split.remaining() as u64 - 1;
@@ -219,6 +219,15 @@ impl Coalescer {
     /// Packets refused since the queue was made.
     pub fn dropped(&self) -> u64 {
         self.dropped
+    }
+
+    /// Whether the receiver takes a super-packet of so many segments.
+    fn takes(&self, segmentation: Segmentation, segments: usize) -> bool {
+        let few = match segmentation {
+            Segmentation::Udp { .. } => segments <= MAX_DATAGRAMS,
+            Segmentation::Tcp { .. } | Segmentation::Whole => true,
+        };
+        few && self.abilities.takes(segmentation)
     }
 
     /// Where the next packet of up to `len` bytes goes: over the end of the one before, if it may join that.
@@ -302,15 +311,21 @@ impl Coalescer {
         let (packet, room) = self.slab[..end].split_at_mut(start + len);
         let mut split = Split::new(&packet[start..], segmentation)
             .expect("the caller has found it well formed");
+        let max = match segmentation {
+            Segmentation::Udp { size } if self.abilities.udp => {
+                split.max_len() + (MAX_DATAGRAMS - 1) * usize::from(size)
+            }
+            Segmentation::Udp { .. } | Segmentation::Tcp { .. } | Segmentation::Whole => 0,
+        };
         let mut at = 0;
         while self.entries.len() < self.max_packets {
-            let Some(len) = split.next(&mut room[at..]) else {
+            let Some((len, segmentation)) = split.next_super(max, &mut room[at..]) else {
                 break;
             };
             self.entries.push_back(Entry {
                 start: packet.len() + at,
                 len,
-                segmentation: Segmentation::Whole,
+                segmentation,
             });
             at += len;
         }

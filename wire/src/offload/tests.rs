@@ -137,7 +137,7 @@ fn pop_all(queue: &mut Coalescer) -> Vec<(Vec<u8>, Segmentation)> {
 
 /// What a queue for `packets` holds.
 fn coalesced(packets: &[Vec<u8>]) -> Vec<(Vec<u8>, Segmentation)> {
-    let mut queue = Coalescer::new(1 << 20, 1024, ALL);
+    let mut queue = Coalescer::new(1 << 20, 10_000, ALL);
     for packet in packets {
         assert!(queue.push(packet));
     }
@@ -150,4 +150,28 @@ fn apart(supers: &[(Vec<u8>, Segmentation)]) -> Vec<Vec<u8>> {
         .iter()
         .flat_map(|(packet, segmentation)| split_all(Split::new(packet, *segmentation).unwrap()))
         .collect()
+}
+
+/// An IPv4 packet with an option in front of its payload.
+fn with_ipv4_option(packet: &[u8]) -> Vec<u8> {
+    let mut out = packet[..20].to_vec();
+    out[0] = 0x46;
+    out.extend([1, 1, 1, 0]);
+    out.extend(&packet[20..]);
+    let len = u16::try_from(out.len()).unwrap();
+    out[2..4].copy_from_slice(&len.to_be_bytes());
+    mend(&mut out);
+    out
+}
+
+/// An IPv6 packet with destination options in front of its payload.
+fn with_extension(packet: &[u8]) -> Vec<u8> {
+    let mut out = packet[..40].to_vec();
+    out[6] = 60;
+    out.extend([packet[6], 0, 1, 4, 0, 0, 0, 0]);
+    out.extend(&packet[40..]);
+    let len = u16::try_from(out.len() - 40).unwrap();
+    out[4..6].copy_from_slice(&len.to_be_bytes());
+    mend(&mut out);
+    out
 }

@@ -427,6 +427,34 @@ fn ask_everything(bytes: &[u8]) {
     }
 }
 
+/// As RFC 1071 defines it, word by word.
+fn sum_by_words(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2).map(|word| {
+        let low = word.get(1).copied().unwrap_or(0);
+        u32::from(u16::from_be_bytes([word[0], low]))
+    });
+    let sum = words.fold(0, |sum, word| {
+        let sum = sum + word;
+        (sum & 0xffff) + (sum >> 16)
+    });
+    u16::try_from(sum).unwrap()
+}
+
+#[test]
+fn a_sum_does_not_depend_on_how_many_bytes_are_added_at_once() {
+    let mut bytes: Vec<u8> = (0..65_536_u32).map(|n| (n * n / 7 % 256) as u8).collect();
+    for len in (0..700).chain([1299, 1300, 65_535, 65_536]) {
+        let sum = checksum::Sum::default().bytes(&bytes[..len]);
+        assert_eq!(sum.folded(), sum_by_words(&bytes[..len]), "{len}");
+        let half = len / 4 * 2;
+        let parts = checksum::Sum::default().bytes(&bytes[..half]);
+        assert_eq!(parts.bytes(&bytes[half..len]).folded(), sum.folded());
+    }
+    bytes.fill(0xff);
+    assert_eq!(checksum::of(&bytes), 0);
+    assert_eq!(checksum::Sum::default().folded(), 0);
+}
+
 proptest! {
     #[test]
     fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {

@@ -181,3 +181,6 @@ impl<T> std::fmt::Debug for BatchQueue<T> {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

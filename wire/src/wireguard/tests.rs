@@ -2,6 +2,7 @@
 
 mod handshake;
 mod limits;
+mod plaintext;
 mod timing;
 
 use std::time::{Duration, Instant};

@@ -120,16 +120,22 @@ impl Paths {
                 entry.next = Some(now + entry.wait_as_candidate());
             }
         }
-        self.waiting_since = None;
+        self.wait_for_nothing();
     }
 
     /// The path in use is gone: whichever answers first is taken.
     pub(super) fn leave_current(&mut self, now: Instant) {
         self.current = None;
-        self.waiting_since = None;
+        self.wait_for_nothing();
         for entry in self.entries.values_mut().filter(|entry| entry.open) {
             entry.renew(Entry::open(now));
         }
+    }
+
+    /// What was sent so far went another way.
+    pub(super) fn wait_for_nothing(&mut self) {
+        self.waiting_since = None;
+        self.sent = None;
     }
 
     pub(super) fn want_api(&mut self, now: Instant) {

@@ -15,8 +15,18 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest wait for the answer to a handshake.
 const MAX_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Data may stay unanswered for so long before the path is suspected.
+/// What a gateway and a system take to answer, beside the round trip.
+const DELAY: Duration = Duration::from_millis(100);
+
+/// The shortest wait for an answer where a short silence says something.
+const MIN_SHORT_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Data may stay unanswered for so long before the path is suspected: at least, and when no round trip is known.
+const MIN_PATIENCE: Duration = Duration::from_millis(150);
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// A path that has just answered a probe is not suspected for so long: a flow may go one way only.
+const TRUST: Duration = Duration::from_millis(750);
 
 /// The first pause between two probes of a candidate.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -51,6 +61,31 @@ pub(super) struct Entry {
 pub(super) struct Outstanding {
     sequence: u16,
     sent: Instant,
+    /// When it counts as missed.
+    due: Instant,
+    /// When it goes out a second time.
+    repeat: Option<Instant>,
+    /// It went out twice: the answer tells nothing about the round trip (Karn's rule).
+    repeated: bool,
+}
+
+/// How long an answer is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wait {
+    due: Duration,
+    repeat: Option<Duration>,
+}
+
+/// What is to be done about the probe under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Expectation {
+    /// There is none, or something else came meanwhile, which is as good as an answer.
+    None,
+    Waiting,
+    /// The probe of this number goes out again.
+    Repeat(u16),
+    /// It counts as missed.
+    Missed,
 }
 
 impl Entry {
@@ -95,10 +130,13 @@ impl Entry {
         };
     }
 
-    pub(super) fn probed(&mut self, sequence: u16, now: Instant) {
+    pub(super) fn probed(&mut self, sequence: u16, wait: Wait, now: Instant) {
         self.outstanding = Some(Outstanding {
             sequence,
             sent: now,
+            due: now + wait.due,
+            repeat: wait.repeat.map(|after| now + after),
+            repeated: false,
         });
         self.next = None;
     }
@@ -108,8 +146,10 @@ impl Entry {
         let Some(probe) = self.outstanding.filter(|probe| probe.sequence == sequence) else {
             return false;
         };
-        let rtt = now.saturating_duration_since(probe.sent);
-        self.rtt = Some(self.rtt.map_or(rtt, |old| (old * 7 + rtt) / 8));
+        if !probe.repeated {
+            let rtt = now.saturating_duration_since(probe.sent);
+            self.rtt = Some(self.rtt.map_or(rtt, |old| (old * 7 + rtt) / 8));
+        }
         true
     }
 
@@ -126,33 +166,69 @@ impl Entry {
         self.alive();
     }
 
-    /// The wait for the probe under way is over; false when something else came meanwhile, which is as good as an answer.
-    pub(super) fn missed(&mut self, now: Instant) -> bool {
-        let sent = self.outstanding.take().map(|probe| probe.sent);
-        if self.taken.is_some() && self.answered.is_some() && self.received >= sent {
-            return false;
+    /// Looks at the probe under way.
+    pub(super) fn expect_answer(&mut self, now: Instant) -> Expectation {
+        let Some(probe) = &mut self.outstanding else {
+            return Expectation::None;
+        };
+        let heard = self.taken.is_some()
+            && self.answered.is_some()
+            && self.received.is_some_and(|received| received >= probe.sent);
+        if probe.due > now {
+            let repeat = probe.repeat.take_if(|at| *at <= now).filter(|_| !heard);
+            probe.repeated |= repeat.is_some();
+            return repeat.map_or(Expectation::Waiting, |_| {
+                Expectation::Repeat(probe.sequence)
+            });
+        }
+        self.outstanding = None;
+        if heard {
+            return Expectation::None;
         }
         self.misses += 1;
         self.first_miss.get_or_insert(now);
-        true
+        Expectation::Missed
     }
 
-    /// When the probe under way counts as missed. Handshakes of a session that is not established are given more and
-    /// more time, since nothing is known about the path.
-    pub(super) fn miss_at(&self, established: bool) -> Option<Instant> {
-        let timeout = if established {
-            self.rtt.map_or(FIRST_TIMEOUT, |rtt| {
-                (rtt * 4 + Duration::from_millis(200)).clamp(MIN_TIMEOUT, MAX_TIMEOUT)
-            })
-        } else {
-            (FIRST_TIMEOUT * 2u32.pow(self.misses.min(3))).min(MAX_HANDSHAKE_TIMEOUT)
+    /// When the probe under way is to be looked at.
+    pub(super) fn answer_due(&self) -> Option<Instant> {
+        self.outstanding
+            .map(|probe| probe.repeat.unwrap_or(probe.due))
+    }
+
+    /// How long an answer is waited for.
+    pub(super) fn wait(&self) -> Wait {
+        let due = self.rtt.map_or(FIRST_TIMEOUT, |rtt| {
+            (rtt * 4 + DELAY * 2).clamp(MIN_TIMEOUT, MAX_TIMEOUT)
+        });
+        Wait { due, repeat: None }
+    }
+
+    /// The wait where a short silence says something. The probe goes out twice in it.
+    pub(super) fn short_wait(&self) -> Wait {
+        let Some(rtt) = self.rtt else {
+            return self.wait();
         };
-        self.outstanding.map(|probe| probe.sent + timeout)
+        let due = (rtt * 5 / 4 + DELAY).clamp(MIN_SHORT_TIMEOUT, MAX_TIMEOUT);
+        // So early that the second one's answer is in time too.
+        let repeat = Some(DELAY);
+        Wait { due, repeat }
     }
 
-    /// How long data may stay unanswered.
-    pub(super) fn patience(&self) -> Duration {
-        self.rtt.map_or(PATIENCE, |rtt| (rtt * 2).max(PATIENCE))
+    /// Handshakes of a session that is not established are given more and more time, since nothing is known about the
+    /// path.
+    pub(super) fn handshake_wait(&self) -> Wait {
+        let due = (FIRST_TIMEOUT * 2u32.pow(self.misses.min(3))).min(MAX_HANDSHAKE_TIMEOUT);
+        Wait { due, repeat: None }
+    }
+
+    /// When data that was not answered since makes the path suspect.
+    pub(super) fn suspected_at(&self, since: Instant) -> Instant {
+        let patience = self
+            .rtt
+            .map_or(PATIENCE, |rtt| (rtt * 3 / 2 + DELAY).max(MIN_PATIENCE));
+        let trusted = self.answered.map(|answered| answered + TRUST);
+        (since + patience).max(trusted.unwrap_or(since))
     }
 
     /// When a path that is not in use is tried: at once if it never was, else after its pause.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::choice::MISSES_TO_LEAVE;
-use super::entry::Entry;
+use super::entry::{Entry, Expectation};
 use super::{Action, MISSES_TO_GIVE_UP, Paths};
 use crate::event::Path;
 
@@ -25,13 +25,17 @@ impl Paths {
         let Some(entry) = self.entries.get_mut(&path) else {
             return;
         };
-        if let Some(at) = entry.miss_at(self.established) {
-            if at > now {
-                return;
+        match entry.expect_answer(now) {
+            Expectation::None => {}
+            Expectation::Waiting => return,
+            Expectation::Repeat(sequence) => {
+                return self.actions.push_back(Action::Probe {
+                    path,
+                    sequence,
+                    fresh: false,
+                });
             }
-            if entry.missed(now) {
-                self.handle_miss(path, now);
-            }
+            Expectation::Missed => self.handle_miss(path, now),
         }
         let due = self
             .entries
@@ -43,11 +47,17 @@ impl Paths {
     }
 
     fn probe(&mut self, path: Path, now: Instant) {
+        let wait = match self.entries.get(&path) {
+            Some(entry) if self.is_urgent(path, entry) => entry.short_wait(),
+            Some(entry) if self.established => entry.wait(),
+            Some(entry) => entry.handshake_wait(),
+            None => return,
+        };
         let Some(entry) = self.entries.get_mut(&path) else {
             return;
         };
         self.sequence = self.sequence.wrapping_add(1);
-        entry.probed(self.sequence, now);
+        entry.probed(self.sequence, wait, now);
         let fresh = entry.misses >= MISSES_TO_LEAVE;
         self.actions.push_back(Action::Probe {
             path,
@@ -65,8 +75,14 @@ impl Paths {
             return entry.next;
         }
         let idle = entry.received.map_or(self.heard, |received| received) + IDLE;
-        let unanswered = self.waiting_since.map(|since| since + entry.patience());
+        let unanswered = self.waiting_since.map(|since| entry.suspected_at(since));
         Some(unanswered.map_or(idle, |unanswered| unanswered.min(idle)))
+    }
+
+    /// Whether a short silence says something about `path`, and something can be done about it.
+    fn is_urgent(&self, path: Path, entry: &Entry) -> bool {
+        let in_use = self.established && self.current == Some(path) && path != Path::Api;
+        in_use && entry.answered.is_some()
     }
 
     /// Whether the first handshake is under way on `api`.

@@ -4,10 +4,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kvpn_client_core::Status;
+use kvpn_io::tun::TunOffload;
+use kvpn_io::udp::UdpOffload;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::agent::driver::Command;
-use crate::agent::report::{CarrierReport, SessionReport, TrafficReport};
+use crate::agent::report::{CarrierReport, OffloadReport, SessionReport, TrafficReport};
+
+/// How the driver does.
+#[derive(Debug, Clone)]
+pub(crate) struct Reading {
+    /// What the core says.
+    pub(crate) status: Status,
+    /// What the kernel does for us at the TUN, once there is one.
+    pub(crate) tun: Option<TunOffload>,
+    /// What it does at the UDP sockets, if there are any.
+    pub(crate) udp: Option<UdpOffload>,
+}
 
 /// Commands a driver. Cheap to clone; the driver ends with [`Command::Stop`] or the last one.
 #[derive(Debug, Clone)]
@@ -27,7 +40,7 @@ impl Handle {
     }
 
     /// How it is going; `None` when the driver is gone.
-    pub(crate) async fn status(&self) -> Option<Status> {
+    pub(crate) async fn status(&self) -> Option<Reading> {
         let (answer_tx, answer_rx) = oneshot::channel();
         self.tell(Command::Status(answer_tx)).await;
         answer_rx.await.ok()
@@ -47,7 +60,7 @@ impl Figures {
     }
 
     /// The driver's figures, if there is a driver.
-    pub(crate) async fn ask(&self) -> Option<Status> {
+    pub(crate) async fn ask(&self) -> Option<Reading> {
         let handle = self
             .handle
             .lock()
@@ -70,8 +83,13 @@ impl Figures {
 }
 
 /// Puts the driver's figures into a report.
-pub(crate) fn fill(report: &mut SessionReport, status: &Status) {
+pub(crate) fn fill(report: &mut SessionReport, reading: &Reading) {
+    let Reading { status, tun, udp } = reading;
     let millis = |rtt: Duration| (rtt.as_secs_f64() * 1e6).round() / 1e3;
+    report.offload = tun.map(|tun| OffloadReport {
+        tun: tun.to_string(),
+        udp: udp.map(|udp| udp.to_string()),
+    });
     report.carrier = status.path.map(|path| path.to_string());
     report.carriers = (status.paths.iter())
         .map(|path| CarrierReport {

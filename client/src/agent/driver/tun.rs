@@ -1,28 +1,28 @@
-//! The TUN: one IP packet a read or write.
+//! The TUN, watched by tokio: packets one by one, or joined as the kernel gives and takes them.
 
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::task::{Context, Poll};
 
+use kvpn_io::tun::{Packets, TunOffload};
+use kvpn_wire::offload::Segmentation;
 use tokio::io::unix::AsyncFd;
-
-/// Longer than any packet the interface lets through.
-const MAX_PACKET: usize = 65_536;
 
 /// An open TUN.
 pub(super) struct TunDevice {
     descriptor: AsyncFd<OwnedFd>,
-    buffer: Box<[u8]>,
+    packets: Packets,
 }
 
 impl TunDevice {
     /// Takes a non-blocking descriptor over; `None` (and a log line) when it cannot be watched.
     #[expect(unsafe_code, reason = "tokio offers no safe way to watch a descriptor")]
-    pub(super) fn new(descriptor: OwnedFd) -> Option<Self> {
+    pub(super) fn new(descriptor: OwnedFd, offload: TunOffload) -> Option<Self> {
         // SAFETY: an `OwnedFd` stays the same open descriptor until it is dropped, and `AsyncFd` drops it last.
         match unsafe { AsyncFd::register(descriptor) } {
             Ok(descriptor) => Some(Self {
                 descriptor,
-                buffer: vec![0; MAX_PACKET].into(),
+                packets: Packets::new(offload),
             }),
             Err(error) => {
                 tracing::error!(%error, "the TUN cannot be watched");
@@ -31,35 +31,40 @@ impl TunDevice {
         }
     }
 
-    /// Reads at most `batch` packets; whether there were any.
+    /// What the kernel does for us.
+    pub(super) fn offload(&self) -> TunOffload {
+        self.packets.offload()
+    }
+
+    /// Reads one packet if there is one; how many bytes that were.
     pub(super) fn receive(
         &mut self,
         cx: &mut Context<'_>,
-        batch: usize,
-        mut take: impl FnMut(&[u8]),
-    ) -> bool {
-        let mut count = 0;
-        while count < batch {
-            let Poll::Ready(Ok(mut guard)) = self.descriptor.poll_read_ready(cx) else {
-                break;
-            };
-            match guard.try_io(|descriptor| Ok(rustix::io::read(descriptor, &mut *self.buffer)?)) {
-                Ok(Ok(length)) => take(&self.buffer[..length]),
+        mut take: impl FnMut(&[u8], Segmentation),
+    ) -> Option<usize> {
+        while let Poll::Ready(Ok(mut guard)) = self.descriptor.poll_read_ready(cx) {
+            match guard.try_io(|descriptor| self.packets.read(descriptor)) {
+                Ok(Ok((packet, segmentation))) => {
+                    take(packet, segmentation);
+                    return Some(packet.len());
+                }
+                Ok(Err(error)) if error.kind() == ErrorKind::InvalidData => {
+                    tracing::debug!("the TUN gave a packet that makes no sense");
+                }
                 // The interface is down or gone: the network task hears of it from the helper.
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "the TUN cannot be read");
-                    break;
+                    return None;
                 }
-                Err(_would_block) => continue,
+                Err(_would_block) => {}
             }
-            count += 1;
         }
-        count > 0
+        None
     }
 
     /// Writes a packet; one that the kernel has no room for is lost, as on any link.
-    pub(super) fn send(&mut self, packet: &[u8]) {
-        if let Err(error) = rustix::io::write(&self.descriptor, packet) {
+    pub(super) fn send(&mut self, packet: &mut [u8], segmentation: Segmentation) {
+        if let Err(error) = self.packets.write(&self.descriptor, packet, segmentation) {
             tracing::trace!(%error, "the TUN did not take a packet");
         }
     }

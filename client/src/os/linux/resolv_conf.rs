@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::durable::{forget, keep, remove};
 use super::process::Process;
 use crate::os::linux::DnsUndo;
-use crate::os::{Dns, DnsConfig, Record};
+use crate::os::{Dns, DnsConfig, Record, Taken};
 
 mod file;
 #[cfg(test)]
@@ -70,15 +70,15 @@ impl ResolvConf {
     /// Looks at the file and keeps its content in the state folder.
     ///
     /// # Errors
-    /// Another session has it, its owner is dead and was not undone, or it cannot be read.
+    /// [`Taken`]: another session has it, or its owner is dead and was not undone; or it cannot be read.
     pub(super) fn open(path: PathBuf, state: &Path, session: &str) -> Result<Self> {
         let content = file::read(&path)?.unwrap_or_default();
         if let Some(other) = text::session_of(&content) {
-            bail!(
+            bail!(Taken(format!(
                 "{} belongs to the kvpn session of helper {other}, and with a plain resolv.conf one session at a time \
-                 can serve names: end that one with `kvpn disconnect`, or use systemd-resolved",
+                 can serve names",
                 path.display()
-            );
+            )));
         }
         let before = file::look(&path, state, session)?;
         Ok(Self {

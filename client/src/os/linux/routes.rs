@@ -3,7 +3,7 @@
 //! Must not judge ranges. Everything set here goes with the interface.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
 use futures::TryStreamExt;
@@ -16,7 +16,7 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
-use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
 use rustix::io::Errno;
 use tokio::task::JoinHandle;
 
@@ -56,11 +56,29 @@ impl Netlink {
         Ok(messages.iter().filter_map(parse_address).collect())
     }
 
+    /// Those of a family that is switched off are left out.
+    async fn add_addresses(&self, link: u32, addresses: &[IpNetwork]) -> Result<Vec<IpNetwork>> {
+        let mut standing = Vec::new();
+        for address in addresses {
+            let request = self
+                .handle
+                .address()
+                .add(link, address.ip(), host_prefix(address));
+            match ignoring(request.execute().await, Errno::EXIST) {
+                Err(error) if address.is_ipv6() && is_switched_off(&error) => continue,
+                result => result.with_context(|| format!("the address {address} cannot be set"))?,
+            }
+            self.add(link, *address).await?;
+            standing.push(*address);
+        }
+        Ok(standing)
+    }
+
     async fn routes(&self) -> Result<Vec<Route>> {
         let mut routes = Vec::new();
         for any in [
-            RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
-            RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
+            RouteMessageBuilder::<Ipv4Addr>::new().build(),
+            RouteMessageBuilder::<Ipv6Addr>::new().build(),
         ] {
             let messages: Vec<RouteMessage> =
                 self.handle.route().get(any).execute().try_collect().await?;
@@ -117,18 +135,21 @@ impl Routes for Netlink {
             .execute()
             .await
             .context("the interface cannot be brought up")?;
-        let mut standing = Vec::new();
-        for address in addresses {
-            let request = self
-                .handle
-                .address()
-                .add(link, address.ip(), host_prefix(address));
-            match ignoring(request.execute().await, Errno::EXIST) {
-                Err(error) if address.is_ipv6() && is_switched_off(&error) => continue,
-                result => result.with_context(|| format!("the address {address} cannot be set"))?,
-            }
-            self.add(link, *address).await?;
-            standing.push(*address);
+        self.add_addresses(link, addresses).await
+    }
+
+    async fn readdress(
+        &self,
+        link: u32,
+        former: &[IpNetwork],
+        addresses: &[IpNetwork],
+    ) -> Result<Vec<IpNetwork>> {
+        let standing = self.add_addresses(link, addresses).await?;
+        for address in former.iter().filter(|former| !standing.contains(former)) {
+            self.remove(link, *address).await?;
+            let removed = self.handle.address().del(our_address(link, address));
+            ignoring(removed.execute().await, Errno::ADDRNOTAVAIL)
+                .with_context(|| format!("the address {address} cannot be removed"))?;
         }
         Ok(standing)
     }
@@ -187,6 +208,20 @@ fn errno(error: &rtnetlink::Error) -> Option<Errno> {
 /// for a broadcast address, and programs could not speak to it.
 fn host_prefix(address: &IpNetwork) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
+}
+
+fn our_address(link: u32, address: &IpNetwork) -> AddressMessage {
+    let prefix = host_prefix(address);
+    match address.ip() {
+        IpAddr::V4(ip) => AddressMessageBuilder::<Ipv4Addr>::new()
+            .index(link)
+            .address(ip, prefix)
+            .build(),
+        IpAddr::V6(ip) => AddressMessageBuilder::<Ipv6Addr>::new()
+            .index(link)
+            .address(ip, prefix)
+            .build(),
+    }
 }
 
 /// The metric is the interface's index: of two sessions with one range the elder's route holds, and the younger's

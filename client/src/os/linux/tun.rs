@@ -1,4 +1,4 @@
-//! A TUN through `/dev/net/tun`: one whole IP packet a read or write, without a header before it.
+//! A TUN through `/dev/net/tun`: one IP packet a read or write, joined of several if the kernel does that.
 //!
 //! Never persistent: the kernel removes the interface, and with it addresses, routes and per-link DNS, when the last
 //! descriptor is closed, however its holders died. Must not set addresses or bring the interface up.
@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
+use kvpn_io::tun::{self, TunOffload};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::ioctl::{Updater, ioctl, opcode};
@@ -20,6 +21,8 @@ const DEVICE: &str = "/dev/net/tun";
 const IFF_TUN: u16 = 0x0001;
 const IFF_NO_PI: u16 = 0x1000;
 const IFF_TUN_EXCL: u16 = 0x8000;
+/// With a virtio-net header before each packet.
+const IFF_VNET_HDR: u16 = 0x4000;
 const TUNSETIFF: rustix::ioctl::Opcode = opcode::write::<i32>(b'T', 202);
 
 /// `struct ifreq` as TUNSETIFF reads it, and writes the name back.
@@ -33,26 +36,18 @@ struct InterfaceRequest {
 /// A TUN of this process.
 pub(crate) struct LinuxTun {
     descriptor: OwnedFd,
+    offload: TunOffload,
     name: String,
 }
 
 impl Tun for LinuxTun {
-    fn create(name: &str) -> Result<Self, TunError> {
-        let descriptor = open_device()?;
-        match attach(&descriptor, name) {
-            Ok(()) => Ok(Self {
-                descriptor,
-                name: name.to_owned(),
-            }),
-            // The name is a TUN's (EBUSY) or another kind of interface's (EINVAL: the flags were right).
-            Err(Errno::BUSY | Errno::INVAL | Errno::EXIST) => {
-                Err(TunError::Occupied(name.to_owned()))
-            }
-            Err(error) => Err(TunError::System {
-                what: format!("the TUN {name} cannot be made (it needs CAP_NET_ADMIN)"),
-                source: error.into(),
-            }),
-        }
+    fn create(name: &str, offload: bool) -> Result<Self, TunError> {
+        let (descriptor, offload) = tun::open(offload, |headers| create(name, headers))?;
+        Ok(Self {
+            descriptor,
+            offload,
+            name: name.to_owned(),
+        })
     }
 
     fn name(&self) -> &str {
@@ -66,8 +61,25 @@ impl Tun for LinuxTun {
             .with_context(|| format!("the interface {} vanished", self.name))
     }
 
+    fn offload(&self) -> TunOffload {
+        self.offload
+    }
+
     fn descriptor(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
+    }
+}
+
+fn create(name: &str, headers: bool) -> Result<OwnedFd, TunError> {
+    let descriptor = open_device()?;
+    match attach(&descriptor, name, headers) {
+        Ok(()) => Ok(descriptor),
+        // The name is a TUN's (EBUSY) or another kind of interface's (EINVAL: the flags were right).
+        Err(Errno::BUSY | Errno::INVAL | Errno::EXIST) => Err(TunError::Occupied(name.to_owned())),
+        Err(error) => Err(TunError::System {
+            what: format!("the TUN {name} cannot be made (it needs CAP_NET_ADMIN)"),
+            source: error.into(),
+        }),
     }
 }
 
@@ -79,10 +91,11 @@ fn open_device() -> Result<OwnedFd, TunError> {
     })
 }
 
-fn attach(descriptor: &OwnedFd, name: &str) -> Result<(), Errno> {
+fn attach(descriptor: &OwnedFd, name: &str, headers: bool) -> Result<(), Errno> {
+    let headers = if headers { IFF_VNET_HDR } else { 0 };
     let mut request = InterfaceRequest {
         name: [0; 16],
-        flags: IFF_TUN | IFF_NO_PI | IFF_TUN_EXCL,
+        flags: IFF_TUN | IFF_NO_PI | IFF_TUN_EXCL | headers,
         rest: [0; 22],
     };
     // The last byte stays zero: the kernel reads a C string.

@@ -4,11 +4,13 @@ use kvpn_wire::control::ClusterFacts;
 
 use super::*;
 use crate::config::{KernelFamilies, Limits};
+use crate::shard::Shard;
 
 fn policy(allow: &[&str], allow_nodes: bool) -> Policy {
     let address = |text: &str| text.parse::<IpAddr>().unwrap();
     Policy::new(&Config {
         seed: [0; 32],
+        shard: Shard::default(),
         version: String::new(),
         cluster: ClusterFacts {
             pod_addresses: vec![address("10.244.1.7"), address("fd00:244::7")],

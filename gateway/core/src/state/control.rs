@@ -186,7 +186,7 @@ impl GatewayState {
     /// An index that no session has; at random, so that it cannot be guessed and is not soon used again.
     fn free_index(&mut self) -> SessionIndex {
         loop {
-            let index = SessionIndex(self.random.next_u32() >> 8);
+            let index = self.config.shard.mark(self.random.next_u32() >> 8);
             if !self.sessions.contains(index) {
                 return index;
             }
@@ -210,6 +210,7 @@ impl GatewayState {
             mtu: TUNNEL_MTU as u16,
             datapath,
             datapath_note: config.datapath_note.clone(),
+            offload: None,
             udp_port: config.udp_port,
             udp_endpoints: config.udp_endpoints.clone(),
             cluster: config.cluster.clone(),

@@ -10,8 +10,8 @@ use super::super::{Abilities, MAX_PACKET, Segmentation};
 use crate::packet::checksum::Sum;
 use crate::packet::{TcpFlags, Version, be16, be32};
 
-/// How many datagrams become one, as in Linux.
-const MAX_DATAGRAMS: usize = 64;
+/// How many datagrams become one, and how many a TUN takes in one (Linux UDP_MAX_SEGMENTS before 6.9).
+pub(super) const MAX_DATAGRAMS: usize = 64;
 
 /// Flags that end a super-packet and go to its last segment.
 const LAST: u8 = TcpFlags::PSH.0 | TcpFlags::FIN.0;

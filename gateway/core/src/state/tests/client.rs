@@ -7,7 +7,7 @@ use kvpn_wire::control::{ClusterFacts, CreateSession, SessionGrant, TunnelAddres
 use kvpn_wire::packet::build;
 use kvpn_wire::wireguard::{Opened, PrivateKey, Sealed, Tunnel, TunnelConfig};
 
-use crate::{Config, GatewayState, KernelFamilies, Limits, Path, StreamId};
+use crate::{Config, GatewayState, KernelFamilies, Limits, Path, Shard, StreamId};
 
 pub(super) const API: Path = Path::Api(StreamId(0));
 
@@ -15,6 +15,7 @@ pub(super) const API: Path = Path::Api(StreamId(0));
 pub(super) fn config() -> Config {
     Config {
         seed: [7; 32],
+        shard: Shard::default(),
         version: "1.2.3".into(),
         cluster: ClusterFacts {
             pod_addresses: vec![address("10.244.1.7"), address("fd00:244::7")],

@@ -1,0 +1,25 @@
+//! Everything of the `kvpn` command: CLI, agent, helper and operating system backends around `kvpn-client-core`.
+//!
+//! A library only so that the program stays thin and benches can run [`tunnel`]; users meet the program.
+
+mod agent;
+mod cli;
+mod helper;
+mod os;
+pub mod tunnel;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+/// The program: parses the arguments, sets up logs, runs the command; its exit code.
+pub fn run() -> ExitCode {
+    let parsed = cli::Cli::parse();
+    if !matches!(parsed.command, cli::Command::Agent) {
+        cli::log::to_stderr(&parsed.globals);
+    }
+    match cli::run(parsed) {
+        Ok(code) => code,
+        Err(error) => cli::failure::report(&error),
+    }
+}

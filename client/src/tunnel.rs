@@ -1,0 +1,119 @@
+//! A session's data path without Kubernetes, helper and names, for benches and tests: the agent's own driver with a TUN
+//! that this process opens itself, and the `udp` carrier.
+//!
+//! Whoever calls has opened the session at the gateway already. Must not be used by the program: there the helper
+//! holds the TUN, and the agent is not root.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use ipnetwork::IpNetwork;
+use kvpn_client_core::{CarrierChoice, ClientState, Config, Names};
+use kvpn_wire::control::SessionGrant;
+use kvpn_wire::wireguard::PrivateKey;
+use tokio::sync::mpsc;
+
+use crate::agent::driver::{self, Command, Driver, Occurrence, UdpCarrier};
+use crate::agent::{now, session};
+use crate::os::platform::{SystemRoutes, SystemTun};
+use crate::os::{Routes as _, Tun as _};
+
+/// How long the gateway's first answer may take.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a tunnel is made of.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The session's own key.
+    pub private_key: PrivateKey,
+    /// What the gateway granted for it.
+    pub grant: SessionGrant,
+    /// Where the gateway's `udp` carrier answers.
+    pub gateway: SocketAddr,
+    /// The interface's name, which must be free; 15 bytes at most.
+    pub interface: String,
+    /// What goes into the tunnel.
+    pub routes: Vec<IpNetwork>,
+}
+
+/// Opens the TUN, routes to it, and moves packets until `stop` is done. Calls `ready` when the gateway has answered.
+///
+/// # Errors
+///
+/// There is no TUN for us (CAP_NET_ADMIN), the routes cannot be set, or the gateway does not answer within 10 s.
+pub async fn run(
+    settings: Settings,
+    ready: impl FnOnce(),
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let tun = open_tun(&settings).await?;
+    let (outlets, mut news) = driver::outlets();
+    let state = ClientState::new(config(settings), now());
+    let (driver, handle) = Driver::new(state, UdpCarrier::open(true), outlets);
+    let driving = tokio::spawn(tokio::task::unconstrained(driver.run()));
+    let descriptor = tun.descriptor().try_clone_to_owned()?;
+    handle.tell(Command::Tun(descriptor, tun.offload())).await;
+    tokio::time::timeout(HANDSHAKE_LIMIT, established(&mut news.occurrence_rx))
+        .await
+        .context("the gateway does not answer on UDP")??;
+    ready();
+    tokio::pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            // Path changes and lookups want nothing done here.
+            Some(_) = news.occurrence_rx.recv() => {}
+            Some(_) = news.route_rx.recv() => {}
+            Some(_) = news.question_rx.recv() => {}
+        }
+    }
+    handle.tell(Command::Stop).await;
+    Ok(driving.await?)
+}
+
+/// The TUN, up, with the session's addresses and routes.
+async fn open_tun(settings: &Settings) -> anyhow::Result<SystemTun> {
+    let tun = SystemTun::create(&settings.interface, true)?;
+    let link = tun.index()?;
+    let routes = SystemRoutes::open()?;
+    let blocks = settings.grant.addresses.iter();
+    let blocks: Vec<IpNetwork> = blocks
+        .map(|addresses| session::block(addresses.client))
+        .collect::<Result<_, _>>()?;
+    routes.bring_up(link, &blocks, settings.grant.mtu).await?;
+    for range in &settings.routes {
+        routes.add(link, *range).await?;
+    }
+    Ok(tun)
+}
+
+fn config(settings: Settings) -> Config {
+    Config {
+        private_key: settings.private_key,
+        grant: settings.grant,
+        index: session::new_index(),
+        seed: session::new_seed(),
+        carrier: CarrierChoice::Udp,
+        udp_candidates: vec![settings.gateway],
+        names: Names {
+            namespace: "default".to_owned(),
+            domain: "cluster.local".to_owned(),
+            namespaces: vec!["default".to_owned()],
+            reverse: Vec::new(),
+        },
+        ranges: settings.routes,
+        split_dns: true,
+        host_routes: false,
+    }
+}
+
+async fn established(occurrence_rx: &mut mpsc::Receiver<Occurrence>) -> anyhow::Result<()> {
+    while let Some(occurrence) = occurrence_rx.recv().await {
+        if matches!(occurrence, Occurrence::Established(_)) {
+            return Ok(());
+        }
+    }
+    bail!("the driver ended")
+}

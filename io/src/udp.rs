@@ -1,0 +1,216 @@
+//! Datagrams of one UDP socket, many in one system call: those of equal size for one destination leave as one message
+//! that the kernel cuts (`UDP_SEGMENT`), and come joined (`UDP_GRO`), several such messages a call.
+//!
+//! A kernel, driver or path that refuses that gets them one by one; nothing is lost by it but speed.
+
+use std::fmt;
+use std::io::{self, ErrorKind, IoSliceMut};
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use rustix::net::sockopt::{
+    Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
+    set_socket_recv_buffer_size, set_socket_recv_buffer_size_force, set_socket_send_buffer_size,
+    set_socket_send_buffer_size_force,
+};
+use rustix::net::{RecvFlags, SendFlags};
+
+/// Messages that one call receives, each of up to 64 datagrams.
+const MESSAGES: usize = 8;
+/// The longest message, in bytes, rounded up: datagrams joined are no longer than one datagram can be.
+const MESSAGE: usize = 64 << 10;
+/// What is asked of the kernel for each direction, in bytes: 30 ms at 1 Gbit/s, with the kernel's own overhead.
+const KERNEL_BUFFER: usize = 7 << 20;
+
+/// A socket and the buffers of what it receives.
+#[derive(Debug)]
+pub struct Datagrams<S> {
+    socket: S,
+    /// What the kernel can do with batches; none when it is not to be used.
+    batches: Option<UdpSocketState>,
+    buffers: Box<[u8]>,
+}
+
+/// What the kernel does with a socket's datagrams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UdpOffload {
+    /// It cuts what is sent.
+    pub gso: bool,
+    /// It joins what is received.
+    pub gro: bool,
+}
+
+/// Why a batch was not sent to its end.
+#[derive(Debug)]
+pub struct Unsent {
+    /// How many bytes were sent.
+    pub sent: usize,
+    /// What the socket said; `WouldBlock`: the rest may be sent when it is writable.
+    pub error: io::Error,
+}
+
+impl<S: AsFd> Datagrams<S> {
+    /// Takes a non-blocking, bound socket over. Without `offload` every datagram is a system call.
+    pub fn new(socket: S, offload: bool) -> Self {
+        enlarge_buffers(&socket);
+        let batches = offload.then(|| open_batches(&socket)).and_then(|opened| {
+            opened
+                .inspect_err(|error| tracing::debug!(%error, "no batches of datagrams"))
+                .ok()
+        });
+        Self {
+            socket,
+            batches,
+            buffers: vec![0; MESSAGES * MESSAGE].into(),
+        }
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &S {
+        &self.socket
+    }
+
+    /// The socket, to be registered with a poll.
+    pub fn socket_mut(&mut self) -> &mut S {
+        &mut self.socket
+    }
+
+    /// What the kernel does for us, as far as it is known by now.
+    pub fn offload(&self) -> UdpOffload {
+        let segments = |count: fn(&UdpSocketState) -> usize| {
+            self.batches.as_ref().is_some_and(|state| count(state) > 1)
+        };
+        UdpOffload {
+            gso: segments(UdpSocketState::max_gso_segments),
+            gro: segments(UdpSocketState::gro_segments),
+        }
+    }
+
+    /// Sends datagrams that lie side by side, each `segment` bytes long but the last, which may be shorter: at most 64 and
+    /// 65,000 bytes.
+    ///
+    /// # Errors
+    /// How far it came, and why no farther.
+    pub fn send(&self, to: SocketAddr, datagrams: &[u8], segment: usize) -> Result<(), Unsent> {
+        let segment = segment.max(1);
+        let mut most = self
+            .batches
+            .as_ref()
+            .map_or(1, UdpSocketState::max_gso_segments);
+        let mut sent = 0;
+        while sent < datagrams.len() {
+            let end = datagrams.len().min(sent + segment * most);
+            match self.send_some(to, &datagrams[sent..end], segment) {
+                Ok(()) => sent = end,
+                // EIO, EINVAL: a driver cannot do it, and it is not asked again. EMSGSIZE: a segment does not fit the
+                // path; a single datagram is sent in fragments.
+                Err(error) if end - sent > segment && error.kind() != ErrorKind::WouldBlock => {
+                    tracing::debug!(%error, "a batch of datagrams was refused");
+                    most = 1;
+                }
+                Err(error) => return Err(Unsent { sent, error }),
+            }
+        }
+        Ok(())
+    }
+
+    fn send_some(&self, to: SocketAddr, datagrams: &[u8], segment: usize) -> io::Result<()> {
+        let Some(batches) = &self.batches else {
+            rustix::net::sendto(&self.socket, datagrams, SendFlags::empty(), &to)?;
+            return Ok(());
+        };
+        let transmit = Transmit {
+            destination: to,
+            ecn: None,
+            contents: datagrams,
+            segment_size: Some(segment),
+            src_ip: None,
+        };
+        batches.try_send(UdpSockRef::from(&self.socket), &transmit)
+    }
+
+    /// Receives a bounded number of datagrams and hands each message over: who sent it, its bytes, and how long each datagram
+    /// in it is but the last, which may be shorter. Whether there may be more.
+    ///
+    /// # Errors
+    /// What the socket says: `WouldBlock` when there is nothing.
+    pub fn receive(
+        &mut self,
+        mut take: impl FnMut(SocketAddr, &mut [u8], usize),
+    ) -> io::Result<bool> {
+        if self.batches.is_none() {
+            return self.receive_one(take);
+        }
+        let mut meta = [RecvMeta::default(); MESSAGES];
+        let count = self.receive_messages(&mut meta)?;
+        let messages = self.buffers.chunks_exact_mut(MESSAGE);
+        for (message, meta) in messages.zip(&meta[..count]) {
+            // Port 0 cannot be answered (RFC 768): the kernel refuses to send to it as it refuses batches (EINVAL).
+            if meta.len > 0 && meta.addr.port() > 0 {
+                take(meta.addr, &mut message[..meta.len], meta.stride);
+            }
+        }
+        Ok(count == MESSAGES)
+    }
+
+    fn receive_messages(&mut self, meta: &mut [RecvMeta; MESSAGES]) -> io::Result<usize> {
+        let Some(batches) = &self.batches else {
+            return Ok(0);
+        };
+        let mut chunks = self.buffers.chunks_exact_mut(MESSAGE);
+        let mut slices: [IoSliceMut<'_>; MESSAGES] =
+            std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+        batches.recv(UdpSockRef::from(&self.socket), &mut slices, meta)
+    }
+
+    fn receive_one(
+        &mut self,
+        mut take: impl FnMut(SocketAddr, &mut [u8], usize),
+    ) -> io::Result<bool> {
+        let datagram = &mut self.buffers[..MESSAGE];
+        let (_, length, from) =
+            rustix::net::recvfrom(&self.socket, &mut *datagram, RecvFlags::empty())?;
+        let from = from.and_then(|from| SocketAddr::try_from(from).ok());
+        if let Some(from) = from.filter(|from| length > 0 && from.port() > 0) {
+            take(from, &mut datagram[..length], length);
+        }
+        Ok(true)
+    }
+}
+
+/// As QUIC wants it the library forbids fragments; WireGuard's datagrams may be cut on a path that is narrower than
+/// the tunnel assumes, as the system's default has it.
+fn open_batches(socket: &impl AsFd) -> io::Result<UdpSocketState> {
+    let batches = UdpSocketState::new(UdpSockRef::from(socket))?;
+    // Each fails for the family that the socket is not of.
+    let _ = set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::WANT);
+    let _ = set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::WANT);
+    let _ = setsockopt(socket, sockopt::Ipv6DontFrag, &false);
+    Ok(batches)
+}
+
+/// As much as the kernel gives: beyond its limit for all (net.core.rmem_max) only with CAP_NET_ADMIN.
+fn enlarge_buffers(socket: &impl AsFd) {
+    if set_socket_recv_buffer_size_force(socket, KERNEL_BUFFER).is_err() {
+        let _ = set_socket_recv_buffer_size(socket, KERNEL_BUFFER);
+    }
+    if set_socket_send_buffer_size_force(socket, KERNEL_BUFFER).is_err() {
+        let _ = set_socket_send_buffer_size(socket, KERNEL_BUFFER);
+    }
+}
+
+impl fmt::Display for UdpOffload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.gso, self.gro) {
+            (true, true) => "GSO+GRO",
+            (true, false) => "GSO",
+            (false, true) => "GRO",
+            (false, false) => "none",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
