@@ -21,6 +21,7 @@ fn rough() -> Udp {
         loss: 3,
         repeated: 2,
         max_len: 1472,
+        rate: None,
         cut: false,
     })
 }
@@ -503,4 +504,34 @@ fn the_same_seed_gives_the_same_run() {
     assert!(trace.len() > 300);
     assert_eq!(run(16), (trace.clone(), events));
     assert_ne!(run(17).0, trace);
+}
+
+#[test]
+fn a_transfer_that_fills_the_stream_leaves_others_fast() {
+    // 10 to 400 Mbit/s, buffers without end on the way, echoed: both directions are full.
+    for (rate, len) in [(1_250_000, 30_000_000),
+        (12_500_000, 200_000_000),
+        (50_000_000, 400_000_000),
+    ] {
+        let mut setup = Setup::api_only(5);
+        setup.api.rate = Some(rate);
+        let base = 2 * setup.api.latency;
+        let mut sim = Sim::new(setup);
+        sim.run(SECOND);
+        let flow = sim.programs.transfer(ECHO, len, sim.now);
+        sim.settle();
+        // The first seconds are slow start's, inside and outside of the tunnel.
+        sim.run(3 * SECOND);
+        let mut slowest = Duration::ZERO;
+        for sequence in 1..50 {
+            let (asked, before) = (sim.now, sim.programs.pings.len());
+            sim.programs.ping("10.96.0.7", sequence);
+            sim.settle();
+            sim.run_until(SECOND, "pong", |sim| sim.programs.pings.len() > before);
+            slowest = slowest.max(sim.now - asked);
+            sim.run(Duration::from_millis(20));
+        }
+        assert!(!sim.programs.transferred(flow).reset);
+        assert!(slowest < base + Duration::from_millis(30), "{rate} bytes/s: {slowest:?}");
+    }
 }

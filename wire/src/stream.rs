@@ -6,7 +6,7 @@
 //!                report()                         room() and piece() say how much to push
 //! ```
 //!
-//! Between ends that do not both know control frames the window is a fixed number of unsent bytes.
+//! Between ends that do not both know control frames only the bytes that wait for the socket are bounded.
 
 mod outgoing;
 
@@ -16,8 +16,8 @@ use self::outgoing::Outgoing;
 use crate::frame::{self, Control, Deframer, Frame, Malformed};
 use crate::window::Window;
 
-/// Unsent bytes that a stream without reports may have.
-const BLIND_ROOM: usize = 128 << 10;
+/// Bytes that may wait for the socket: what is sealed can no longer be overtaken.
+const UNSENT: usize = 256 << 10;
 /// The longest piece on a stream without reports, in bytes.
 const BLIND_PIECE: usize = 16 << 10;
 
@@ -110,10 +110,8 @@ impl Stream {
 
     /// How many bytes may be pushed now.
     pub fn room(&self) -> usize {
-        match &self.window {
-            Some(window) => window.room(),
-            None => BLIND_ROOM.saturating_sub(self.unsent().len()),
-        }
+        let room = UNSENT.saturating_sub(self.unsent().len());
+        (self.window.as_ref()).map_or(room, |window| window.room().min(room))
     }
 
     /// How long the longest datagram with data in it is to be, in bytes.

@@ -51,6 +51,7 @@ pub(crate) struct Session {
     scratch: Vec<u8>,
     /// Whether the gateway takes super-packets, and so do we.
     super_packets: bool,
+    stream_control: bool,
     /// What the stream takes at present; everything until it is said.
     room: Option<Room>,
     /// Programs' packets that wait for room.
@@ -97,6 +98,7 @@ impl Session {
             transmits: BatchQueue::new(MAX_TRANSMITS, TRANSMIT_BYTES),
             scratch: vec![0; scratch_len(grant)],
             super_packets: grant.super_packets,
+            stream_control: grant.stream_control,
             room: None,
             waiting: None,
             segment: vec![0; grant.mtu.into()],
@@ -124,6 +126,7 @@ impl Session {
         self.addresses.clone_from(&grant.addresses);
         self.mtu = grant.mtu.into();
         self.super_packets = grant.super_packets;
+        self.stream_control = grant.stream_control;
         self.scratch.resize(scratch_len(grant), 0);
         self.segment.resize(grant.mtu.into(), 0);
         self.paths.restart(now);
@@ -215,6 +218,11 @@ impl Session {
             self.room = Some(room);
             self.serve(now);
         }
+    }
+
+    /// Whether the gateway knows control frames.
+    pub(crate) fn stream_control(&self) -> bool {
+        self.stream_control
     }
 
     /// Sends of what waits as much as there is room for.

@@ -178,6 +178,11 @@ impl ClientState {
         self.settle(now);
     }
 
+    /// Whether the gateway knows control frames on a stream that is opened now.
+    pub fn stream_control(&self) -> bool {
+        self.session.stream_control()
+    }
+
     /// A link or an address changed, or the laptop slept: every path is tried at once, with a new handshake.
     pub fn network_changed(&mut self, now: Instant) {
         self.session.network_changed(now);

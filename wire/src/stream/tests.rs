@@ -39,7 +39,7 @@ fn without_reports_room_is_what_the_socket_has_taken() {
     while stream.room() > 0 {
         assert!(stream.push(&[1; 1000], now));
     }
-    assert!(stream.unsent().len() >= BLIND_ROOM && stream.unsent().len() < BLIND_ROOM + 1002);
+    assert!(stream.unsent().len() >= UNSENT && stream.unsent().len() < UNSENT + 1002);
     stream.taken(50_000);
     assert!(stream.room() >= 48_000);
 }
