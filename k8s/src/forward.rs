@@ -113,17 +113,18 @@ impl Forward {
             return Poll::Ready(Ok(Some(std::mem::take(&mut self.unread))));
         }
         loop {
-            if let Some(ended) = &self.ended {
-                return Poll::Ready(match ended {
-                    Ok(()) => Ok(None),
-                    Err((kind, why)) => Err(io::Error::new(*kind, why.clone())),
-                });
+            match &self.ended {
+                Some(Ok(())) => return Poll::Ready(Ok(None)),
+                Some(Err((kind, why))) => {
+                    return Poll::Ready(Err(io::Error::new(*kind, why.clone())));
+                }
+                None => {}
             }
             match ready!(self.poll_message(cx)) {
                 Ok(Some(bytes)) if bytes.is_empty() => {}
                 Ok(Some(bytes)) => return Poll::Ready(Ok(Some(bytes))),
                 Ok(None) => self.ended = Some(Ok(())),
-                Err(error) => self.end(&error),
+                Err(error) => drop(self.end(&error)),
             }
         }
     }
@@ -169,21 +170,10 @@ impl Forward {
         Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, text))
     }
 
-    /// The first reason stays: what follows is its consequence.
+    /// Ends the stream, and tells what writing to it gives now. The first reason stays: what follows is its consequence.
     fn end(&mut self, error: &io::Error) -> io::Error {
         let why = (error.kind(), error.to_string());
-        let ended = self.ended.get_or_insert(Err(why));
-        match ended {
-            Ok(()) => io::ErrorKind::BrokenPipe.into(),
-            Err((kind, why)) => io::Error::new(*kind, why.clone()),
-        }
-    }
-
-    fn failure(&self) -> Option<io::Error> {
-        match self.ended.as_ref()? {
-            Ok(()) => Some(io::ErrorKind::BrokenPipe.into()),
-            Err((kind, why)) => Some(io::Error::new(*kind, why.clone())),
-        }
+        failure(self.ended.get_or_insert(Err(why)))
     }
 
     fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -219,8 +209,8 @@ impl AsyncWrite for Forward {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if let Some(failure) = self.failure() {
-            return Poll::Ready(Err(failure));
+        if let Some(ended) = &self.ended {
+            return Poll::Ready(Err(failure(ended)));
         }
         let Some(socket) = self.socket.as_mut().filter(|_| !buf.is_empty()) else {
             return Poll::Ready(Ok(0));
@@ -268,6 +258,14 @@ impl fmt::Debug for Forward {
         f.debug_struct("Forward")
             .field("ended", &self.ended)
             .finish_non_exhaustive()
+    }
+}
+
+/// What writing to a stream that has ended gives.
+fn failure(ended: &Result<(), (io::ErrorKind, String)>) -> io::Error {
+    match ended {
+        Ok(()) => io::ErrorKind::BrokenPipe.into(),
+        Err((kind, why)) => io::Error::new(*kind, why.clone()),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::testing::{Answer, FakeApi, ServerSocket, failure, forbidden};
-use futures::{SinkExt as _, StreamExt as _};
+use futures::StreamExt as _;
 use serde_json::json;
 use std::{
     sync::{LazyLock, Mutex, mpsc},
@@ -12,10 +12,6 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
     task::JoinHandle,
     time::timeout,
-};
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{Message, protocol::Role},
 };
 
 const PORT: [u8; 2] = 8080_u16.to_le_bytes();
@@ -256,7 +252,7 @@ const HASTY: Timing = Timing {
 /// A stream over a WebSocket whose far end is given, without an API server.
 async fn over_pipe() -> (Forward, WebSocketStream<DuplexStream>) {
     let (near, far) = tokio::io::duplex(4096);
-    let near = WebSocketStream::from_raw_socket(near, Role::Client, None).await;
+    let near = WebSocketStream::from_raw_socket(near, Role::Client, Some(config())).await;
     (
         Forward::over(near, HASTY),
         WebSocketStream::from_raw_socket(far, Role::Server, None).await,

@@ -33,12 +33,9 @@ impl Service<Uri> for Connector {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let connecting = self.0.call(uri);
         Box::pin(async move {
-            let connection = connecting.await?;
-            let connected = connection.connected();
-            let reader = BufReader::with_capacity(AHEAD, connection.into_inner());
+            let tcp = connecting.await?.into_inner();
             Ok(Buffered {
-                connection: TokioIo::new(reader),
-                connected,
+                connection: TokioIo::new(BufReader::with_capacity(AHEAD, tcp)),
             })
         })
     }
@@ -48,12 +45,11 @@ impl Service<Uri> for Connector {
 #[derive(Debug)]
 pub(super) struct Buffered {
     connection: TokioIo<BufReader<TcpStream>>,
-    connected: Connected,
 }
 
 impl Connection for Buffered {
     fn connected(&self) -> Connected {
-        self.connected.clone()
+        self.connection.inner().get_ref().connected()
     }
 }
 
