@@ -476,6 +476,43 @@ fn a_black_hole_is_noticed_within_15_seconds() {
     }
 }
 
+/// What programs send last while nothing works, they get answered when it does again; with a new gateway too.
+#[test]
+fn the_newest_packets_survive_a_recovery() {
+    for (setup, replaced) in [
+        (Setup::new(33), false),
+        (Setup::udp_only(33), false),
+        (Setup::new(34), true),
+        (Setup::udp_only(34), true),
+    ] {
+        let mut sim = Sim::new(setup);
+        sim.run(20 * SECOND);
+        sim.setup.udp.cut(true);
+        sim.setup.api.cut = true;
+        sim.run_until(15 * SECOND, "quiet", |sim| {
+            sim.told(&Event::Quiet).is_some()
+        });
+        for n in 0..200u32 {
+            sim.programs.send_udp(ECHO, &n.to_be_bytes());
+            sim.settle();
+            sim.run(Duration::from_millis(10));
+        }
+        assert_eq!(sim.programs.datagrams.len(), 0);
+        sim.setup.udp.cut(false);
+        sim.setup.api.cut = false;
+        if replaced {
+            sim.restart_gateway();
+            sim.new_session();
+        }
+        let took = sim.run_until(10 * SECOND, "the newest", |sim| {
+            sim.programs.datagrams.last() == Some(&199u32.to_be_bytes().to_vec())
+        });
+        assert!(took <= 3 * SECOND, "{took:?}");
+        let answered = sim.programs.datagrams.len();
+        assert!((32..=64).contains(&answered), "{answered}");
+    }
+}
+
 fn established_again(sim: &Sim) -> bool {
     sim.events.iter().rev().find_map(|(_, event)| match event {
         Event::Established { .. } => Some(true),

@@ -14,6 +14,7 @@
 
 mod config;
 mod event;
+mod kept;
 mod names;
 mod paths;
 mod random;

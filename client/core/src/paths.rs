@@ -33,6 +33,9 @@ const MISSES_TO_GIVE_UP: u32 = 3;
 /// Without anything for this long, silent paths make a quiet session.
 const QUIET: Duration = Duration::from_secs(8);
 
+/// The longest pause between probes of a silent path that data waits for.
+const WANTED_AGAIN: Duration = Duration::from_secs(1);
+
 /// Pauses between calls for an `api` carrier: the first, and the longest.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 const MAX_ASK_AGAIN: Duration = Duration::from_secs(30);
@@ -229,6 +232,13 @@ impl Paths {
     pub(crate) fn data_sent(&mut self, now: Instant) {
         self.waiting_since.get_or_insert(now);
         self.sent = Some(now);
+    }
+
+    /// Data waits because no path is known to work: none is left alone for long then.
+    pub(crate) fn data_waits(&mut self, now: Instant) {
+        for entry in self.entries.values_mut().filter(|entry| entry.open) {
+            entry.next = entry.next.map(|at| at.min(now + WANTED_AGAIN));
+        }
     }
 
     /// Something authentic came on `path`.

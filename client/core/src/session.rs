@@ -15,6 +15,7 @@ use kvpn_wire::wireguard::{
 
 use crate::config::Config;
 use crate::event::{Event, Path, Transmit};
+use crate::kept::Kept;
 use crate::paths::{Action, Paths};
 use crate::random::Random;
 use crate::status::Status;
@@ -60,6 +61,8 @@ pub(crate) struct Session {
     segment: Vec<u8>,
     piece: Vec<u8>,
     plaintext: Vec<u8>,
+    /// Packets while no path is known to work; only while there are any.
+    kept: Option<Kept>,
     events: VecDeque<Event>,
     random: Random,
     sent_bytes: u64,
@@ -104,6 +107,7 @@ impl Session {
             segment: vec![0; grant.mtu.into()],
             piece: vec![0; MAX_PACKET],
             plaintext: vec![0; trailer::MAX_PLAINTEXT],
+            kept: None,
             events: VecDeque::new(),
             random,
             sent_bytes: 0,
@@ -123,6 +127,10 @@ impl Session {
         now: Instant,
     ) {
         self.tunnel = tunnel(private_key, grant, index, self.random.next(), now);
+        if self.addresses != grant.addresses {
+            // Packets with the former addresses are of no use.
+            self.kept = None;
+        }
         self.addresses.clone_from(&grant.addresses);
         self.mtu = grant.mtu.into();
         self.super_packets = grant.super_packets;
@@ -175,17 +183,28 @@ impl Session {
         self.act(now);
     }
 
-    /// Seals a packet and queues it for the path in use. Without a session it waits inside.
+    /// Seals a packet and queues it for the path in use. While no path is known to work it waits inside.
     pub(crate) fn send(&mut self, packet: &[u8], now: Instant) {
-        let Some(path) = self.paths.current() else {
-            return self.send_nowhere(packet, now);
-        };
+        match self.working_path() {
+            Some(path) => self.send_on(path, packet, now),
+            None => {
+                self.kept.get_or_insert_with(Kept::new).keep(packet);
+                self.paths.data_waits(now);
+            }
+        }
+    }
+
+    fn send_on(&mut self, path: Path, packet: &[u8], now: Instant) {
         if self.seal_to(path, packet, now) {
             self.paths.data_sent(now);
         }
         if let Some(room) = self.room.as_mut().filter(|_| path == Path::Api) {
             room.bytes = room.bytes.saturating_sub(packet.len() + MAX_PADDING + OVERHEAD);
         }
+    }
+
+    fn working_path(&self) -> Option<Path> {
+        self.paths.current().filter(|_| self.paths.established())
     }
 
     /// A program's packet, or all that a super-packet stands for. What finds no room on the path waits, and may be lost
@@ -205,11 +224,12 @@ impl Session {
         }
         let mut pieces = Split::new(packet, segmentation)?;
         let mut buffer = std::mem::take(&mut self.piece);
+        let mut sent = Ok(());
         while let Some((n, segmentation)) = pieces.next_super(piece, &mut buffer) {
-            self.send_piece(&buffer[..n], segmentation, now)?;
+            sent = sent.and(self.send_piece(&buffer[..n], segmentation, now));
         }
         self.piece = buffer;
-        Ok(())
+        sent
     }
 
     /// The shell's carrier for `path` takes so much at present. Said of `api` only: UDP manages no queue.
@@ -253,14 +273,14 @@ impl Session {
 
     /// Bytes that the path in use takes.
     fn path_left(&self) -> usize {
-        match (self.paths.current(), self.room) {
+        match (self.working_path(), self.room) {
             (Some(Path::Api), Some(room)) => room.bytes,
             _ => usize::MAX,
         }
     }
 
     fn piece_len(&self) -> usize {
-        match (self.paths.current(), self.room) {
+        match (self.working_path(), self.room) {
             (Some(Path::Api), Some(room)) => room.piece.clamp(self.mtu, trailer::MAX_SUPER),
             _ => MAX_PACKET,
         }
@@ -294,7 +314,7 @@ impl Session {
             self.send(packet, now);
             return Ok(());
         }
-        if self.paths.current().is_some_and(|path| self.takes_super_packets(path))
+        if (self.working_path()).is_some_and(|path| self.takes_super_packets(path))
             && self.send_super(packet, segmentation, now)
         {
             return Ok(());
@@ -487,6 +507,7 @@ impl Session {
             }
         }
         self.initiate_on(&without_keys, now);
+        self.send_kept(now);
     }
 
     /// A round trip: an echo request to the gateway's end. Without a session the handshake is one.
@@ -537,27 +558,26 @@ impl Session {
         sealed
     }
 
-    /// No path is in use: the tunnel keeps the packet if it has no session either.
-    fn send_nowhere(&mut self, packet: &[u8], now: Instant) {
-        let room = packet.len() + MAX_PADDING + OVERHEAD;
-        if self.scratch.len() < room {
-            self.scratch.resize(room, 0);
-        }
-        match self.tunnel.seal(packet, &mut self.scratch, now) {
-            Sealed::Handshake(n) => self.push_own(n),
-            Sealed::Datagram(_) => *self.drops.entry("no_path").or_default() += 1,
-            Sealed::Queued | Sealed::Dropped => {}
+    /// What waited for the session goes out.
+    fn flush(&mut self, now: Instant) {
+        while let Some(path) = self.paths.current()
+            && let Some(n) = self.tunnel.flush_queued(&mut self.scratch, now)
+        {
+            self.transmits.push(path, &self.scratch[..n]);
+            self.paths.data_sent(now);
         }
     }
 
-    /// What waited for the session goes out.
-    fn flush(&mut self, now: Instant) {
-        while let Some(path) = self.paths.current() {
-            let Some(n) = self.tunnel.flush_queued(&mut self.scratch, now) else {
-                return;
-            };
-            self.transmits.push(path, &self.scratch[..n]);
-            self.paths.data_sent(now);
+    /// What waited for a path that works goes out.
+    fn send_kept(&mut self, now: Instant) {
+        let Some(path) = self.working_path() else {
+            return;
+        };
+        if let Some(mut kept) = self.kept.take() {
+            *self.drops.entry("waited_too_long").or_default() += kept.dropped();
+            while let Some(packet) = kept.pop() {
+                self.send_on(path, packet, now);
+            }
         }
     }
 

@@ -425,3 +425,6 @@ fn is_about_the_api_server(error: &anyhow::Error) -> bool {
         None | Some(ClusterError::Unreachable { .. } | ClusterError::Unauthorized { .. })
     )
 }
+
+#[cfg(test)]
+mod tests;

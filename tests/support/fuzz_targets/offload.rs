@@ -73,8 +73,8 @@ fn smaller(packet: &[u8], segmentation: Segmentation, max: usize) {
     assert_eq!(found, segments(split()));
 }
 
-/// The first byte is the receiver's abilities; then packets of two flows as recipes of eight bytes, or raw bytes: what is joined comes apart as it was,
-/// in order.
+/// The first byte is the receiver's abilities; then packets of two flows as recipes of eight bytes, or raw bytes: what is
+/// joined comes apart as it was, in order.
 pub(super) fn coalesce(data: &[u8]) {
     let Some((&abilities, mut rest)) = data.split_first() else {
         return;

@@ -1,8 +1,8 @@
 //! A bounded queue of packets on their way to a TUN, in which consecutive packets of a flow become super-packets.
 //!
-//! Which packets may be joined is in [`candidate`]; here is only where they lie. The payloads join without a copy: [`Coalescer::space`] lends memory
-//! in which the next packet's headers lie over the end of the packet before it, whose bytes there are kept aside and put back. Only a packet that
-//! does not continue the one before is moved.
+//! Which packets may be joined is in [`candidate`]; here is only where they lie. The payloads join without a copy:
+//! [`Coalescer::space`] lends memory in which the next packet's headers lie over the end of the packet before it, whose bytes
+//! there are kept aside and put back. Only a packet that does not continue the one before is moved.
 
 mod candidate;
 
@@ -82,8 +82,8 @@ impl Coalescer {
         self.abilities = abilities;
     }
 
-    /// Lends `len` bytes to write one packet into; [`Coalescer::commit`] tells how long it became. What is not committed before the next
-    /// call never was. `None` when there is no room, which counts as a drop, or `len` is 0.
+    /// Lends `len` bytes to write one packet into; [`Coalescer::commit`] tells how long it became. What is not committed before
+    /// the next call never was. `None` when there is no room, which counts as a drop, or `len` is 0.
     pub fn space(&mut self, len: usize) -> Option<&mut [u8]> {
         self.take_back();
         if len == 0 {
@@ -123,10 +123,11 @@ impl Coalescer {
         }
     }
 
-    /// Like [`Coalescer::commit`] for a super-packet; nothing joins it. It is cut when the receiver does not take its kind, behind the
-    /// memory that was lent, for which there has to be room.
+    /// Like [`Coalescer::commit`] for a super-packet; nothing joins it. It is cut when the receiver does not take its kind or
+    /// size, behind the memory that was lent, where there has to be room for all segments.
     ///
-    /// False when it is malformed, or there was no room for all of it; each packet without room is counted, and so is a malformed one.
+    /// False when it is malformed, or there was no room for all of it; each packet without room is counted, and so is a
+    /// malformed one.
     pub fn commit_super(&mut self, len: usize, segmentation: Segmentation) -> bool {
         if segmentation == Segmentation::Whole {
             self.commit(len);
@@ -162,7 +163,7 @@ impl Coalescer {
         true
     }
 
-    /// Queues a copy of a super-packet, cut into packets when the receiver does not take its kind; nothing joins it.
+    /// Queues a copy of a super-packet, cut into packets when the receiver does not take its kind or size.
     ///
     /// False as for [`Coalescer::commit_super`].
     pub fn push_super(&mut self, packet: &[u8], segmentation: Segmentation) -> bool {
@@ -190,9 +191,9 @@ impl Coalescer {
 
     /// Takes the oldest packet; its bytes stay where they are until the next call.
     ///
-    /// A super-packet's lengths and IPv4 checksum are right, the content of its transport checksum means nothing. [`Split`] gives back
-    /// what was joined, byte for byte, but for the identification of IPv4 packets with "don't fragment", which
-    /// means nothing either (RFC 6864, section 4.1).
+    /// A super-packet's lengths and IPv4 checksum are right, the content of its transport checksum means nothing.
+    /// [`Split`] gives back what was joined, byte for byte, but for the identification of IPv4 packets with "don't
+    /// fragment", which means nothing either (RFC 6864, section 4.1).
     pub fn pop(&mut self) -> Option<(&mut [u8], Segmentation)> {
         self.take_back();
         let entry = self.entries.pop_front()?;

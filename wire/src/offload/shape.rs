@@ -102,7 +102,8 @@ impl Shape {
         }
     }
 
-    /// Writes the length of the whole packet, at most [`MAX_PACKET`], into the IP header and UDP's; IPv4's checksum is not mended.
+    /// Writes the length of the whole packet, at most [`MAX_PACKET`], into the IP header and UDP's; IPv4's checksum is
+    /// not mended.
     pub(super) fn set_total_len(&self, header: &mut [u8], total: usize) {
         debug_assert!((self.header_len..=MAX_PACKET).contains(&total));
         match self.version {

@@ -39,8 +39,8 @@ struct Template {
 }
 
 impl<'a> Split<'a> {
-    /// A packet in one piece: IPv4 (with options) or IPv6 (with extension headers), TCP or UDP as `segmentation` says. The content of
-    /// the checksum fields does not matter. A whole packet is not looked at.
+    /// A packet in one piece: IPv4 (with options) or IPv6 (with extension headers), TCP or UDP as `segmentation` says.
+    /// The content of the checksum fields does not matter. A whole packet is not looked at.
     pub fn new(packet: &'a [u8], segmentation: Segmentation) -> Result<Self, Malformed> {
         if segmentation == Segmentation::Whole {
             return Ok(Self::whole(&[], [packet, &[]]));
@@ -53,8 +53,8 @@ impl<'a> Split<'a> {
         Self::cut(shape, header, [payload, &[]], segmentation)
     }
 
-    /// A packet in parts: its headers, and the payload out of a ring buffer. The length fields of a super-packet's headers do not
-    /// matter either.
+    /// A packet in parts: its headers, and the payload out of a ring buffer. The length fields of a super-packet's
+    /// headers do not matter either.
     pub fn of_parts(
         header: &'a [u8],
         payload: [&'a [u8]; 2],
@@ -117,9 +117,10 @@ impl<'a> Split<'a> {
         Some(len)
     }
 
-    /// Writes the next super-packet of at most `max` bytes (but at least one segment) to the beginning of `out` and gives its length. It has whole
-    /// segments only; one segment alone is a packet as from [`Split::next`]. A whole packet comes out as it is, even if it
-    /// is longer than `max`. `None` as for [`Split::next`], except that a shorter `out` holds fewer segments.
+    /// Writes the next super-packet of at most `max` bytes (but at least one segment) to the beginning of `out` and gives
+    /// its length. It has whole segments only; one segment alone is a packet as from [`Split::next`]. A whole packet
+    /// comes out as it is, even if it is longer than `max`. `None` as for [`Split::next`], except that a shorter `out`
+    /// holds fewer segments.
     pub fn next_super(&mut self, max: usize, out: &mut [u8]) -> Option<(usize, Segmentation)> {
         let rest = self.payload_len() - self.given;
         let Some(template) = &self.template else {

@@ -4,8 +4,9 @@
 //! IP packet | zeros | size, big-endian (2) | 0x6b | kind: 1 TCP, 2 UDP
 //! ```
 //!
-//! The plaintext is a multiple of 16 bytes long. Ordinary peers pad with zeros only (WireGuard paper, section 5.4.6), fewer than 16, so no padding
-//! reads as a trailer. Whether the peer understands trailers is for the caller to know; it must not look into packets here.
+//! The plaintext is a multiple of 16 bytes long. Ordinary peers pad with zeros only (WireGuard paper, section 5.4.6),
+//! fewer than 16, so no padding reads as a trailer. Whether the peer understands trailers is for the caller to know; it
+//! must not look into packets here.
 
 use super::Segmentation;
 
@@ -25,7 +26,8 @@ const UDP: u8 = 2;
 
 /// Pads the packet in `buf[..packet_len]` and appends its segmentation; gives the length of the plaintext to seal.
 ///
-/// A whole packet is padded with zeros only. `None` when `buf` is too short, or the plaintext would exceed [`MAX_PLAINTEXT`]; at most 19 bytes are added.
+/// A whole packet is padded with zeros only. `None` when `buf` is too short, or the plaintext would exceed
+/// [`MAX_PLAINTEXT`]; at most 19 bytes are added.
 pub fn append(buf: &mut [u8], packet_len: usize, segmentation: Segmentation) -> Option<usize> {
     let (kind, size) = match segmentation {
         Segmentation::Whole => (0, 0),

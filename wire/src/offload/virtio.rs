@@ -34,11 +34,11 @@ struct Fields {
     checksum_offset: u16,
 }
 
-/// Reads what the kernel says about a packet. Afterwards an ordinary packet has complete checksums, and a super-packet is fit for
-/// [`Split::new`](super::Split::new).
+/// Reads what the kernel says about a packet. Afterwards an ordinary packet has complete checksums, and a super-packet is
+/// fit for [`Split::new`](super::Split::new).
 ///
-/// A super-packet of one segment becomes an ordinary packet. `hdr_len` is only a hint in Linux (a forwarded packet's may cover more than its headers),
-/// so it is not used. ECN (CWR on the first segment) is what a split does anyway.
+/// A super-packet of one segment becomes an ordinary packet. `hdr_len` is only a hint in Linux (a forwarded packet's may
+/// cover more than its headers), so it is not used. ECN (CWR on the first segment) is what a split does anyway.
 pub fn read(header: &[u8; HEADER], packet: &mut [u8]) -> Result<Segmentation, Malformed> {
     let fields = Fields::read(header);
     if usize::from(fields.header_len) > packet.len() || packet.len() > MAX_PACKET {
@@ -56,24 +56,31 @@ pub fn read(header: &[u8; HEADER], packet: &mut [u8]) -> Result<Segmentation, Ma
 /// Makes the header for a packet, and sets in a super-packet what the kernel expects there: lengths, the IPv4 checksum, and the
 /// pseudo header's sum as the transport checksum.
 ///
-/// What is no super-packet goes as an ordinary packet, unchanged.
+/// One segment alone goes as an ordinary packet, because Linux drops super-packets of one segment when it has to cut them. What is
+/// no super-packet goes unchanged.
 pub fn write(packet: &mut [u8], segmentation: Segmentation) -> [u8; HEADER] {
-    let size = match segmentation {
-        Segmentation::Whole => return [0; HEADER],
-        Segmentation::Tcp { size } | Segmentation::Udp { size } => size,
-    };
-    let shape = match Shape::read(packet) {
-        Ok(shape) if shape.size_for(segmentation).is_ok() && packet.len() <= MAX_PACKET => shape,
-        Ok(_) | Err(_) => return [0; HEADER],
+    if segmentation == Segmentation::Whole || packet.len() > MAX_PACKET {
+        return [0; HEADER];
+    }
+    let Ok((shape, size)) = Shape::read(packet)
+        .and_then(|shape| shape.size_for(segmentation).map(|size| (shape, size)))
+    else {
+        return [0; HEADER];
     };
     shape.set_total_len(packet, packet.len());
     shape.mend_ip_checksum(packet);
     shape.begin_transport_checksum(packet);
+    let alone = packet.len() - shape.header_len <= size;
+    let (gso_type, header_len, gso_size) = if alone {
+        (GSO_NONE, 0, 0)
+    } else {
+        (gso_type(&shape, packet), shape.header_len, size)
+    };
     Fields {
         flags: NEEDS_CSUM,
-        gso_type: gso_type(&shape, packet),
-        header_len: narrow(shape.header_len),
-        gso_size: size,
+        gso_type,
+        header_len: narrow(header_len),
+        gso_size: narrow(gso_size),
         checksum_start: narrow(shape.transport_at),
         checksum_offset: narrow(shape.transport.checksum_at()),
     }
@@ -174,6 +181,6 @@ impl Fields {
     }
 }
 
-fn narrow(offset: usize) -> u16 {
-    u16::try_from(offset).expect("headers are short")
+fn narrow(length: usize) -> u16 {
+    u16::try_from(length).expect("no packet is longer")
 }

@@ -71,10 +71,11 @@ impl<T: PartialEq> BatchQueue<T> {
         })
     }
 
-    /// Appends what `write` puts into a buffer of exactly `max_len` bytes; it returns how many it used, 0 for "nothing after all".
+    /// Appends what `write` puts into a buffer of exactly `max_len` bytes; it returns how many it used, 0 for "nothing
+    /// after all".
     ///
-    /// False when nothing was appended. `write` is not called when there is no room for `max_len` bytes, which counts as a drop.
-    /// More than `max_len` is cut to `max_len`.
+    /// False when nothing was appended. `write` is not called when there is no room for `max_len` bytes, which counts as
+    /// a drop. More than `max_len` is cut to `max_len`.
     pub fn push_with(
         &mut self,
         tag: T,

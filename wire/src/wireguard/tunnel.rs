@@ -125,8 +125,8 @@ impl Tunnel {
         }
     }
 
-    /// Seals an inner packet; an empty one makes a keepalive. A super-packet with its [trailer](crate::offload::trailer) is sealed as it is: of
-    /// what is longer than the mtu nothing is padded.
+    /// Seals an inner packet; an empty one makes a keepalive. A super-packet with its [trailer](crate::offload::trailer)
+    /// is sealed as it is: of what is longer than the mtu nothing is padded.
     ///
     /// `out` needs `packet.len() + 15 + OVERHEAD` bytes and at least [`super::MAX_HANDSHAKE`].
     pub fn seal(&mut self, packet: &[u8], out: &mut [u8], now: Instant) -> Sealed {

@@ -30,7 +30,8 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    pub(super) fn new(command_tx: mpsc::Sender<Command>) -> Self {
+    /// Commands whoever holds the other end.
+    pub(crate) fn new(command_tx: mpsc::Sender<Command>) -> Self {
         Self { command_tx }
     }
 

@@ -44,6 +44,7 @@ impl Candidate {
         }
         let shape = Shape::read(packet).ok()?;
         let rest = &packet[shape.transport_at..];
+        // CWR is left alone: where ECN counts (AccECN), it does not belong to the first segment only.
         let wanted = match shape.transport {
             Transport::Tcp => abilities.tcp && rest[FLAGS] & !ECE == TcpFlags::ACK.0,
             Transport::Udp => abilities.udp && usize::from(be16(rest, 4)) == rest.len(),

@@ -132,6 +132,31 @@ fn what_is_shorter_than_the_headers_before_it_is_not_damaged() {
 }
 
 #[test]
+fn a_short_packet_fits_into_the_last_bytes() {
+    let first = &train(v6(), &[1000])[0];
+    let mut queue = Coalescer::new(first.len() + 7, 4, ALL);
+    assert!(queue.push(first) && queue.push(b"shorter"));
+    let supers = pop_all(&mut queue);
+    assert_eq!((&supers[0].0, &supers[1].0[..]), (first, &b"shorter"[..]));
+}
+
+#[test]
+fn segments_stop_at_what_is_queued_behind_them() {
+    let (super_packet, segmentation) = coalesced(&train(v4(), &[400; 3])).remove(0);
+    let mut queue = Coalescer::new(6000, 8, Abilities::default());
+    assert!(queue.push(&[1; 2500]) && queue.push(&[2; 2500]));
+    assert!(queue.pop().is_some());
+    let space = queue.space(super_packet.len()).unwrap();
+    space.copy_from_slice(&super_packet);
+    assert!(!queue.commit_super(super_packet.len(), segmentation));
+    assert_eq!((queue.len(), queue.dropped()), (3, 1));
+    let (packet, _) = queue.pop().unwrap();
+    assert_eq!(*packet, [2; 2500]);
+    let segments = pop_all(&mut queue);
+    assert_eq!(apart(&segments), train(v4(), &[400; 2]));
+}
+
+#[test]
 fn refusals_are_counted() {
     let packet = &train(v4(), &[1000])[0];
     let mut queue = Coalescer::new(3000, 2, Abilities::default());

@@ -35,6 +35,14 @@ fn nanoseconds_a_segment() {
     measure("checksum of 1300 bytes", 1, || {
         black_box(checksum::of(black_box(&payload)));
     });
+    let packets = train(v4(), &[1300; SEGMENTS]);
+    let mut slab = vec![0; SEGMENTS * 1352];
+    measure("copy of 1352 bytes", SEGMENTS, || {
+        for (packet, place) in packets.iter().zip(slab.chunks_exact_mut(1352)) {
+            place.copy_from_slice(black_box(packet));
+        }
+        black_box(&slab);
+    });
     for (family, ends) in [("v4", v4()), ("v6", v6())] {
         let packets = train(ends, &[1300; SEGMENTS]);
         let mut queue = Coalescer::new(1 << 20, 1024, ALL);
