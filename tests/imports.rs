@@ -128,11 +128,6 @@ const SOLE_IMPORTER: &[(&str, &str, &str)] = &[
         "the choice of the WireGuard library must stay a choice",
     ),
     (
-        "smoltcp",
-        "kvpn-netstack",
-        "the choice of the TCP/IP stack must stay a choice",
-    ),
-    (
         "hickory-proto",
         "kvpn-client-core",
         "names are decided in one place",

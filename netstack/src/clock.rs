@@ -1,17 +1,28 @@
-//! Turns the caller's instants into smoltcp's and back. It never reads a clock.
+//! Time as TCP counts it: microseconds in one number, because it is compared and subtracted for every packet. It never reads a clock.
 
 use std::time::{Duration, Instant};
 
-use smoltcp::time::Instant as StackInstant;
+/// Microseconds since the stack was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Time(u64);
 
-/// smoltcp's time scale: microseconds since the stack was made, plus one second, because smoltcp uses
-/// instant zero as "at once".
+impl Time {
+    /// Microseconds from `earlier` on; none when that is later.
+    pub(crate) fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// So many microseconds later.
+    pub(crate) fn plus(self, micros: u64) -> Self {
+        Self(self.0.saturating_add(micros))
+    }
+}
+
+/// Turns the caller's instants into [`Time`] and back.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clock {
     start: Instant,
 }
-
-const OFFSET: Duration = Duration::from_secs(1);
 
 impl Clock {
     pub(crate) fn new(now: Instant) -> Self {
@@ -19,15 +30,14 @@ impl Clock {
     }
 
     /// An instant before the start is taken as the start.
-    pub(crate) fn to_stack(self, now: Instant) -> StackInstant {
-        let elapsed = now.saturating_duration_since(self.start) + OFFSET;
-        StackInstant::from_micros(i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX))
+    pub(crate) fn time(self, now: Instant) -> Time {
+        let elapsed = now.saturating_duration_since(self.start).as_micros();
+        Time(u64::try_from(elapsed).unwrap_or(u64::MAX))
     }
 
-    /// smoltcp's "at once" becomes the start, which is always due.
-    pub(crate) fn to_caller(self, at: StackInstant) -> Instant {
-        let micros = u64::try_from(at.total_micros()).unwrap_or(0);
-        self.start + Duration::from_micros(micros).saturating_sub(OFFSET)
+    /// The first instant that is this time or later.
+    pub(crate) fn instant(self, time: Time) -> Instant {
+        self.start + Duration::from_micros(time.0)
     }
 }
 
@@ -41,8 +51,9 @@ mod tests {
         let start = Instant::now();
         let clock = Clock::new(start);
         let later = start + Duration::from_micros(1_234_567);
-        assert_eq!(clock.to_caller(clock.to_stack(later)), later);
-        assert_eq!(clock.to_caller(StackInstant::ZERO), start);
-        assert!(clock.to_stack(start) > StackInstant::ZERO);
+        assert_eq!(clock.instant(clock.time(later)), later);
+        assert_eq!(clock.time(start), Time::default());
+        assert_eq!(clock.time(later).since(clock.time(start)), 1_234_567);
+        assert_eq!(clock.time(start).since(clock.time(later)), 0);
     }
 }

@@ -19,6 +19,8 @@ pub struct Drops {
     pub flow_queue_full: u64,
     /// Emitted packets that the output queue had no room for.
     pub output_full: u64,
+    /// Segments that there was no memory for.
+    pub memory_full: u64,
     /// Datagrams to emit that no IP packet can carry.
     pub oversized: u64,
     /// Segments to no flow, of a kind that is not answered.
@@ -37,6 +39,7 @@ impl Drops {
             ("half_open_full", self.half_open_full),
             ("flow_queue_full", self.flow_queue_full),
             ("output_full", self.output_full),
+            ("memory_full", self.memory_full),
             ("oversized", self.oversized),
             ("unknown", self.unknown),
         ]

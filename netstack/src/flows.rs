@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
-use std::hash::{BuildHasher, Hasher};
-use std::net::SocketAddr;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use crate::datagram::DatagramFlow;
@@ -20,7 +20,7 @@ pub(crate) enum Kind {
 
 /// What a flow is known by. `peer` is the end inside the tunnel, whose packets come in; `own` is the end that this
 /// stack speaks for. An echo flow has its identifier as the peer's port and 0 as its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Tuple {
     pub(crate) kind: Kind,
     pub(crate) peer: SocketAddr,
@@ -48,18 +48,44 @@ pub(crate) struct Flow {
     pub(crate) announced: bool,
 }
 
-/// A hasher that nobody outside can predict collisions of, seeded from the stack's own seed. Nothing depends on the
+/// A hasher that nobody outside can predict collisions of (SipHash-1-3), keyed from the stack's own seed. Nothing depends on the
 /// order of the maps that use it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Keyed(pub(crate) u64);
+#[derive(Debug, Clone)]
+pub(crate) struct Keyed(DefaultHasher);
+
+impl Keyed {
+    pub(crate) fn new(key: u64) -> Self {
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(key);
+        Self(hasher)
+    }
+}
 
 impl BuildHasher for Keyed {
     type Hasher = DefaultHasher;
 
     fn build_hasher(&self) -> DefaultHasher {
-        let mut hasher = DefaultHasher::new();
-        hasher.write_u64(self.0);
-        hasher
+        self.0.clone()
+    }
+}
+
+/// In few words: it is hashed for every packet that is not of the same flow as the one before.
+impl Hash for Tuple {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let ports = u64::from(self.peer.port()) << 16 | u64::from(self.own.port());
+        state.write_u64(ports << 8 | self.kind as u64);
+        match (self.peer.ip(), self.own.ip()) {
+            (IpAddr::V4(peer), IpAddr::V4(own)) => {
+                state.write_u64(u64::from(peer.to_bits()) << 32 | u64::from(own.to_bits()));
+            }
+            (peer, own) => [peer, own]
+                .map(|ip| match ip {
+                    IpAddr::V4(ip) => state.write_u128(u128::from(ip.to_bits())),
+                    IpAddr::V6(ip) => state.write_u128(ip.to_bits()),
+                })
+                .into_iter()
+                .collect(),
+        }
     }
 }
 
@@ -69,6 +95,8 @@ pub(crate) struct Flows {
     slots: Vec<Slot>,
     free: Vec<u32>,
     by_tuple: HashMap<Tuple, FlowId, Keyed>,
+    /// The flow that was found last: most packets are of the same as the one before.
+    latest: Option<(Tuple, FlowId)>,
     counts: FlowCounts,
     max: usize,
 }
@@ -88,6 +116,7 @@ impl Flows {
             slots: Vec::new(),
             free: Vec::new(),
             by_tuple,
+            latest: None,
             counts: FlowCounts::default(),
             max,
         }
@@ -103,6 +132,18 @@ impl Flows {
 
     pub(crate) fn find(&self, tuple: &Tuple) -> Option<FlowId> {
         self.by_tuple.get(tuple).copied()
+    }
+
+    /// [`Flows::find`] for those who will ask for the same again.
+    pub(crate) fn find_again(&mut self, tuple: &Tuple) -> Option<FlowId> {
+        if let Some((latest, id)) = &self.latest
+            && latest == tuple
+        {
+            return Some(*id);
+        }
+        let id = self.find(tuple)?;
+        self.latest = Some((*tuple, id));
+        Some(id)
     }
 
     /// The tuple must be free.
@@ -139,6 +180,7 @@ impl Flows {
         let flow = self.slot_mut(id)?.flow.take()?;
         self.free.push(id.index());
         self.by_tuple.remove(&flow.tuple);
+        self.latest = self.latest.filter(|&(_, latest)| latest != id);
         *self.count(flow.tuple.kind) -= 1;
         Some(flow)
     }

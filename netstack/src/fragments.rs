@@ -1,9 +1,15 @@
 //! Cuts datagrams that are longer than the MTU into IP fragments. Taking fragments in is `reassembly.rs`.
 
-use smoltcp::wire::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpVersion, Ipv4Packet};
+use kvpn_wire::packet::checksum;
 
 use crate::outbox::Outbox;
 
+/// Length of an IPv4 header without options.
+const IPV4_HEADER_LEN: usize = 20;
+/// Length of the IPv6 header.
+const IPV6_HEADER_LEN: usize = 40;
+/// The flag of IPv4 that more fragments follow.
+const MORE: u16 = 0x2000;
 /// Length of the IPv6 fragment header (RFC 8200 section 4.5).
 const FRAGMENT_HEADER: usize = 8;
 /// Its number in the chain of headers.
@@ -11,14 +17,14 @@ const FRAGMENT: u8 = 44;
 
 /// Queues an IP packet in as many fragments as the MTU asks for. False when a part of it found no room.
 pub(crate) fn send(packet: &[u8], identification: u32, outbox: &mut Outbox) -> bool {
-    match IpVersion::of_packet(packet) {
+    match packet.first().map(|first| first >> 4) {
         _ if packet.len() <= outbox.mtu() => outbox.push_with(packet.len(), |buf| {
             buf.copy_from_slice(packet);
             packet.len()
         }),
-        Ok(IpVersion::Ipv4) => send_v4(packet, identification, outbox),
-        Ok(IpVersion::Ipv6) => send_v6(packet, identification, outbox),
-        Err(_) => false,
+        Some(4) => send_v4(packet, identification, outbox),
+        Some(6) => send_v6(packet, identification, outbox),
+        Some(_) | None => false,
     }
 }
 
@@ -31,13 +37,16 @@ fn send_v4(packet: &[u8], identification: u32, outbox: &mut Outbox) -> bool {
         outbox.push_with(total, |buf| {
             buf[..IPV4_HEADER_LEN].copy_from_slice(header);
             buf[IPV4_HEADER_LEN..].copy_from_slice(chunk);
-            let mut ip = Ipv4Packet::new_unchecked(buf);
-            ip.set_total_len(total as u16);
-            ip.set_ident(identification as u16);
-            ip.set_dont_frag(false);
-            ip.set_more_frags((index + 1) * step < payload.len());
-            ip.set_frag_offset((index * step) as u16);
-            ip.fill_checksum();
+            let more = if (index + 1) * step < payload.len() {
+                MORE
+            } else {
+                0
+            };
+            let offset = (index * step / 8) as u16;
+            buf[2..4].copy_from_slice(&(total as u16).to_be_bytes());
+            buf[4..6].copy_from_slice(&(identification as u16).to_be_bytes());
+            buf[6..8].copy_from_slice(&(more | offset).to_be_bytes());
+            fill_checksum(&mut buf[..IPV4_HEADER_LEN]);
             total
         })
     })
@@ -64,4 +73,11 @@ fn send_v6(packet: &[u8], identification: u32, outbox: &mut Outbox) -> bool {
             IPV6_HEADER_LEN + behind
         })
     })
+}
+
+/// Completes an IPv4 header.
+pub(crate) fn fill_checksum(header: &mut [u8]) {
+    header[10..12].fill(0);
+    let sum = checksum::of(header);
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
 }

@@ -15,9 +15,9 @@
 //!
 //! # How it is made
 //!
-//! smoltcp's TCP state machine does one flow each, in `tcp/connection.rs`; around it are, of kvpn's own: the table of flows,
-//! deadlines for those that are due only, SYNs held until the caller has decided, TIME-WAIT without buffers, congestion control and loss
-//! recovery with selective acknowledgements, and corrections of smoltcp's segments where two such ends would not understand each other.
+//! Around the TCP of `tcp.rs` are the table of flows, deadlines for those that are due only, SYNs held until the caller has decided,
+//! TIME-WAIT without buffers, and one budget of memory for the buffers of all flows. A segment's payload is copied once on its way in (into
+//! the flow's buffer) and not at all on its way out: super-packets of up to 64 KiB are handed out as slices of the buffer.
 
 mod answers;
 mod clock;
@@ -25,11 +25,12 @@ mod config;
 mod datagram;
 mod deadlines;
 mod drops;
+mod emitted;
 mod event;
 mod flows;
 mod fragments;
 mod lingering;
-mod link;
+mod memory;
 mod outbox;
 mod reassembly;
 mod seeds;
@@ -39,5 +40,6 @@ mod waiting;
 
 pub use config::Config;
 pub use drops::Drops;
+pub use emitted::Emitted;
 pub use event::{Event, FlowCounts, FlowId, Full, Refusal};
 pub use stack::Netstack;

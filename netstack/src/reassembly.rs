@@ -6,7 +6,11 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use kvpn_wire::packet::{Fragment, Ip, Protocol, Version};
-use smoltcp::wire::{IPV6_HEADER_LEN, Ipv4Packet, Ipv6Packet};
+
+use crate::fragments::fill_checksum;
+
+/// Length of the IPv6 header.
+const IPV6_HEADER_LEN: usize = 40;
 
 /// How long a packet may stay in pieces (RFC 8200 section 4.5 and RFC 1122 section 3.3.2 say 60 s; Linux takes 30).
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -196,15 +200,16 @@ impl Pieces {
         packet.extend_from_slice(&self.payload);
         let total = u16::try_from(packet.len()).ok()?;
         if is_v4 {
-            let mut ip = Ipv4Packet::new_unchecked(&mut packet);
-            ip.set_total_len(total);
-            ip.set_more_frags(false);
-            ip.set_frag_offset(0);
-            ip.fill_checksum();
+            packet[2..4].copy_from_slice(&total.to_be_bytes());
+            // "Don't fragment" stays as it was.
+            packet[6] &= 0x40;
+            packet[7] = 0;
+            let header = usize::from(packet[0] & 0xf) * 4;
+            fill_checksum(&mut packet[..header]);
         } else {
-            let mut ip = Ipv6Packet::new_unchecked(&mut packet);
-            ip.set_payload_len(total - IPV6_HEADER_LEN as u16);
-            ip.set_next_header(protocol.number().into());
+            let payload = total - IPV6_HEADER_LEN as u16;
+            packet[4..6].copy_from_slice(&payload.to_be_bytes());
+            packet[6] = protocol.number();
         }
         Some(packet)
     }

@@ -8,16 +8,21 @@ mod tcp;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::clock::Clock;
+use kvpn_wire::offload::Segmentation;
+
+use crate::clock::{Clock, Time};
 use crate::config::Config;
 use crate::deadlines::Deadlines;
 use crate::drops::Drops;
+use crate::emitted::Emitted;
 use crate::event::{Event, FlowCounts, FlowId};
 use crate::flows::{Flow, Flows, Keyed, Protocol};
 use crate::lingering::Lingering;
+use crate::memory::Memory;
 use crate::outbox::Outbox;
 use crate::reassembly::Reassembly;
 use crate::seeds::Seeds;
+use crate::tcp::MAX_HEADER;
 
 /// Bounds of [`Config::mtu`].
 const MTU: std::ops::RangeInclusive<usize> = 1280..=65_535;
@@ -42,13 +47,17 @@ pub struct Netstack {
     /// Flows that may have segments to make, in turn.
     stirred: VecDeque<FlowId>,
     outbox: Outbox,
+    memory: Memory,
+    /// The headers of what was handed out last.
+    header: [u8; MAX_HEADER],
     reassembly: Reassembly,
-    /// Where datagrams are built that have to be cut up.
+    /// Where datagrams are built that have to be cut up, and segments that are handed out as packets.
     long: Vec<u8>,
     events: VecDeque<Event>,
     drops: Drops,
     /// The latest `now` that a caller gave: segments are made by calls that have none.
     now: Instant,
+    time: Time,
 }
 
 impl Netstack {
@@ -59,20 +68,23 @@ impl Netstack {
             .tcp_buffer
             .clamp(*TCP_BUFFER.start(), *TCP_BUFFER.end());
         let mut seeds = Seeds::new(config.seed);
-        let keyed = Keyed(seeds.draw());
+        let keyed = Keyed::new(seeds.draw());
         Self {
             clock: Clock::new(now),
-            flows: Flows::new(config.max_flows, keyed),
+            flows: Flows::new(config.max_flows, keyed.clone()),
             half_open: 0,
             lingering: Lingering::new(keyed),
             deadlines: Deadlines::default(),
             stirred: VecDeque::new(),
             outbox: Outbox::new(config.mtu),
+            memory: Memory::new(config.memory),
+            header: [0; MAX_HEADER],
             reassembly: Reassembly::default(),
             long: Vec::new(),
             events: VecDeque::new(),
             drops: Drops::default(),
             now,
+            time: Time::default(),
             seeds,
             config,
         }
@@ -88,6 +100,7 @@ impl Netstack {
     /// Does what is due: retransmissions, probes, idle ends.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.set_now(now);
+        self.memory.trim(self.time);
         while let Some(id) = self.deadlines.pop(self.now) {
             let Some(flow) = self.flows.get_mut(id) else {
                 continue;
@@ -103,7 +116,10 @@ impl Netstack {
 
     /// When [`Netstack::handle_timeout`] is to be called next, and what for. May be earlier than there is something to do.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        Some((self.deadlines.next()?, "netstack flow"))
+        let flow = self.deadlines.next().map(|at| (at, "netstack flow"));
+        let trim = self.memory.trim_at();
+        let trim = trim.map(|at| (self.clock.instant(at), "netstack memory"));
+        flow.into_iter().chain(trim).min()
     }
 
     /// What happened, in order.
@@ -115,12 +131,52 @@ impl Netstack {
         Some(event)
     }
 
-    /// The next IP packet to send towards the peers. Segments are made here, with the latest `now` that any call gave.
-    pub fn poll_packet(&mut self) -> Option<&[u8]> {
-        if self.outbox.is_empty() {
-            self.make_segments();
+    /// The next packet, or super-packet of up to 65,535 bytes, to send towards the peers. Segments are made here, with the latest `now` that
+    /// any call gave; what is not asked for stays in the flows' buffers.
+    pub fn poll_packet(&mut self) -> Option<Emitted<'_>> {
+        if !self.outbox.is_empty() {
+            return self.outbox.pop().map(Emitted::whole);
         }
-        self.outbox.pop()
+        let (id, departure) = self.next_departure(false)?;
+        let flow = self.flows.get(id)?;
+        let len = departure.write(&flow.tuple, &mut self.header);
+        let header = &self.header[..len];
+        let (Protocol::Tcp(tcp), true) = (&flow.protocol, departure.payload_len() > 0) else {
+            return Some(Emitted::whole(header));
+        };
+        Some(Emitted {
+            header,
+            payload: tcp.payload(&departure),
+            segmentation: Segmentation::Tcp {
+                size: departure.size(),
+            },
+        })
+    }
+
+    /// Like [`Netstack::poll_packet`], but one ordinary packet at a time, complete and in one piece: for those who send little.
+    pub fn poll_segment(&mut self) -> Option<&[u8]> {
+        if !self.outbox.is_empty() {
+            return self.outbox.pop();
+        }
+        let (id, departure) = self.next_departure(true)?;
+        let flow = self.flows.get(id)?;
+        let Protocol::Tcp(tcp) = &flow.protocol else {
+            return None;
+        };
+        let payload = tcp.payload(&departure);
+        let len = departure.write_whole(&flow.tuple, payload, &mut self.long);
+        Some(&self.long[..len])
+    }
+
+    /// Bytes in the buffers of all TCP flows, and kept for them.
+    pub fn memory_used(&self) -> usize {
+        self.memory.used()
+    }
+
+    /// Later packets are at most so long: bounds as of [`Config::mtu`].
+    pub fn set_mtu(&mut self, mtu: usize) {
+        self.config.mtu = mtu.clamp(*MTU.start(), *MTU.end());
+        self.outbox.set_mtu(self.config.mtu);
     }
 
     /// How many flows there are.
@@ -135,7 +191,10 @@ impl Netstack {
 
     /// `now` never goes back.
     fn set_now(&mut self, now: Instant) {
-        self.now = self.now.max(now);
+        if now > self.now {
+            self.now = now;
+            self.time = self.clock.time(now);
+        }
     }
 
     /// Puts a flow into the queue of those that may have segments to make.
@@ -169,8 +228,12 @@ impl Netstack {
     fn forget(&mut self, id: FlowId) -> Option<Flow> {
         let mut flow = self.flows.remove(id)?;
         self.deadlines.cancel(id, &mut flow.wake);
-        if let Protocol::Tcp(tcp) = &flow.protocol {
+        if let Protocol::Tcp(tcp) = &mut flow.protocol {
             self.half_open -= usize::from(tcp.is_opening());
+            tcp.release(&mut self.memory);
+        }
+        if self.flows.counts().tcp == 0 {
+            self.memory.forget_spare();
         }
         Some(flow)
     }

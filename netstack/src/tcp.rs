@@ -1,24 +1,36 @@
-//! One TCP flow: a SYN that is held until the caller decides, then a connection. It turns smoltcp's states into events, and
+//! One TCP flow: a SYN that is held until the caller decides, then a connection. It turns what happens to the connection into events, and
 //! gives up on peers that are silent. It does not know other flows, nor who calls.
 
 mod connection;
+mod cubic;
+mod header;
+mod incoming;
 mod numbers;
+mod options;
+mod outgoing;
+mod pieces;
+mod rack;
+mod ranges;
+mod receiver;
+mod recovery;
+mod rto;
 mod scoreboard;
+mod segment;
 mod sender;
-mod shown;
-mod track;
+mod sequence;
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use smoltcp::socket::tcp::State;
-
-pub(crate) use connection::{Connection, Making};
+pub(crate) use connection::{Arrival, Connection, Context};
+pub(crate) use header::{Departure, MAX_HEADER, headers};
 pub(crate) use numbers::Numbers;
-pub(crate) use track::Track;
+pub(crate) use segment::Segment;
 
+use crate::clock::Time;
 use crate::event::{Event, FlowId};
 use crate::flows::Tuple;
+use crate::memory::Memory;
 use crate::outbox::Outbox;
 
 /// A SYN is held this long: as long as Linux repeats its own.
@@ -27,44 +39,10 @@ const HELD: Duration = Duration::from_secs(130);
 const HANDSHAKE: Duration = Duration::from_secs(60);
 /// Data or FIN may stay unacknowledged this long (RFC 9293 section 3.8.3: at least 100 s; Linux: about 15 min).
 const UNACKNOWLEDGED: Duration = Duration::from_secs(15 * 60);
+/// Silence after which the peer is asked whether it is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(30 * 60);
 /// An idle peer may leave four questions of the keep-alive unanswered.
 const IDLE: Duration = Duration::from_secs(135 * 60);
-/// Segments with data that are taken in before one acknowledgement is made in any case; a batch that ends earlier is
-/// acknowledged at its end.
-const ACKNOWLEDGE_EVERY: u8 = 4;
-
-/// The parts of a received segment that decide about flows.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Segment {
-    pub(crate) sequence: u32,
-    pub(crate) syn: bool,
-    pub(crate) ack: bool,
-    pub(crate) fin: bool,
-    pub(crate) rst: bool,
-    /// Bytes.
-    pub(crate) payload: usize,
-    pub(crate) acknowledgement: u32,
-    /// The window field.
-    pub(crate) window: u16,
-    /// Of a SYN: by how much later window fields are scaled.
-    pub(crate) window_scale: u8,
-    /// Of a SYN: the most bytes a segment to the peer may carry.
-    pub(crate) mss: u16,
-    /// What arrived behind the acknowledged bytes: selective acknowledgements (RFC 2018).
-    pub(crate) arrived: [Option<(u32, u32)>; 3],
-}
-
-impl Segment {
-    /// A SYN that asks for a new flow.
-    pub(crate) fn opens(&self) -> bool {
-        self.syn && !self.ack && !self.rst && !self.fin
-    }
-
-    /// An acknowledgement and nothing else.
-    pub(crate) fn is_bare(&self) -> bool {
-        self.ack && self.payload == 0 && !self.syn && !self.fin && !self.rst
-    }
-}
 
 /// What has become of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,16 +60,13 @@ pub(crate) enum Fate {
 pub(crate) struct TcpFlow {
     phase: Phase,
     /// The peer's last sign of life, or when we began to wait for one.
-    heard: Instant,
+    heard: Time,
+    /// When the peer was last asked whether it is still there.
+    asked: Time,
     told_connected: bool,
     told_finished: bool,
     wants_readable: bool,
     wants_writable: bool,
-    /// The caller finished; the FIN waits for the handshake.
-    finishing: bool,
-    /// The peer acknowledged our FIN after its own.
-    finished: bool,
-    unacknowledged: u8,
 }
 
 #[derive(Debug)]
@@ -100,36 +75,41 @@ pub(crate) struct TcpFlow {
     reason = "held SYNs are few and short-lived"
 )]
 enum Phase {
-    Held { syn: Vec<u8>, segment: Segment },
+    Held {
+        syn: Vec<u8>,
+        segment: Segment,
+        finishing: bool,
+    },
     Open(Connection),
 }
 
 impl TcpFlow {
-    pub(crate) fn held(syn: &[u8], segment: Segment, now: Instant) -> Self {
-        Self::new(
-            Phase::Held {
-                syn: syn.to_vec(),
-                segment,
-            },
-            now,
-        )
+    pub(crate) fn held(syn: &[u8], segment: Segment, now: Time) -> Self {
+        let syn = syn.to_vec();
+        let finishing = false;
+        let held = Phase::Held {
+            syn,
+            segment,
+            finishing,
+        };
+        Self::new(held, now)
     }
 
-    pub(crate) fn open(connection: Connection, now: Instant) -> Self {
-        Self::new(Phase::Open(connection), now)
+    /// Opens from here.
+    pub(crate) fn connecting(tuple: &Tuple, seed: u64, context: &Context<'_>) -> Self {
+        let connection = Connection::active(tuple.own.is_ipv4(), seed, context);
+        Self::new(Phase::Open(connection), context.now)
     }
 
-    fn new(phase: Phase, now: Instant) -> Self {
+    fn new(phase: Phase, now: Time) -> Self {
         Self {
             phase,
             heard: now,
+            asked: now,
             told_connected: false,
             told_finished: false,
             wants_readable: true,
             wants_writable: false,
-            finishing: false,
-            finished: false,
-            unacknowledged: 0,
         }
     }
 
@@ -142,82 +122,76 @@ impl TcpFlow {
     }
 
     /// Begins the handshake with the SYN that was held. False when that is impossible.
-    pub(crate) fn accept(
-        &mut self,
-        tuple: &Tuple,
-        making: Making,
-        outbox: &mut Outbox,
-        now: Instant,
-    ) -> bool {
-        let Phase::Held { syn, segment } = &self.phase else {
+    pub(crate) fn accept(&mut self, tuple: &Tuple, seed: u64, context: &Context<'_>) -> bool {
+        let Phase::Held {
+            segment, finishing, ..
+        } = &self.phase
+        else {
             return true;
         };
-        let Some(mut connection) = Connection::listening(tuple, making, outbox, now) else {
-            return false;
-        };
-        connection.take_in(syn, segment, outbox, now);
-        let begun = connection.state() == State::SynReceived;
+        let mut connection = Connection::passive(segment, tuple.own.is_ipv4(), seed, context);
+        if *finishing {
+            connection.finish();
+        }
         self.phase = Phase::Open(connection);
-        self.heard = now;
-        begun
+        self.heard = context.now;
+        tuple.own.port() != 0
     }
 
-    /// Takes a packet of this flow in. False when it says that the peer gave the held SYN up.
+    /// Takes a segment of this flow in; `packet` is all of it. `None` when it says that the peer gave the held SYN up.
     pub(crate) fn take_in(
         &mut self,
         packet: &[u8],
-        segment: Segment,
-        tuple: &Tuple,
-        outbox: &mut Outbox,
-        now: Instant,
-    ) -> bool {
+        segment: &Segment,
+        payload: &[u8],
+        context: &mut Context<'_>,
+    ) -> Option<Arrival> {
         match &mut self.phase {
-            Phase::Held { syn, segment: held } if segment.opens() => {
-                *held = segment;
+            Phase::Held {
+                syn, segment: held, ..
+            } if segment.opens() => {
+                *held = *segment;
                 packet.clone_into(syn);
-                true
+                Some(Arrival::Taken)
             }
             Phase::Held { segment: held, .. } => {
-                !(segment.rst && segment.sequence.wrapping_sub(held.sequence) <= 1)
+                let given_up = segment.rst && segment.seq.since(held.seq) <= 1;
+                (!given_up).then_some(Arrival::Taken)
             }
             Phase::Open(connection) => {
-                self.heard = now;
-                let before = connection.state();
-                if is_stray_syn(before, segment) {
-                    connection.numbers().acknowledge(tuple, outbox);
-                    return true;
-                }
-                // A RST then says only that the peer, which has everything, forgot the flow before its last word came through.
-                let only_fin = before == State::LastAck && connection.socket().send_queue() == 0;
-                connection.take_in(packet, &segment, outbox, now);
-                let ends_well = only_fin || (before == State::LastAck && !segment.rst);
-                self.finished |= ends_well && connection.state() == State::Closed;
-                self.unacknowledged = self
-                    .unacknowledged
-                    .saturating_add(u8::from(segment.payload > 0));
-                true
+                self.heard = context.now;
+                Some(connection.arrive(segment, payload, context))
             }
         }
     }
 
-    /// Whether so much came in that an acknowledgement must not wait for the end of the batch.
-    pub(crate) fn owes_acknowledgement(&self) -> bool {
-        self.unacknowledged >= ACKNOWLEDGE_EVERY
+    /// The next segment, or several in one, to send; `single`: one.
+    pub(crate) fn depart(&mut self, single: bool, context: &mut Context<'_>) -> Option<Departure> {
+        match &mut self.phase {
+            Phase::Open(connection) => connection.depart(single, context),
+            Phase::Held { .. } => None,
+        }
     }
 
-    /// Makes at most `max` packets; true when there may be more to make.
-    pub(crate) fn emit(&mut self, max: usize, outbox: &mut Outbox, now: Instant) -> bool {
-        let Phase::Open(connection) = &mut self.phase else {
-            return false;
-        };
-        self.unacknowledged = 0;
-        connection.emit(max, outbox, now)
+    /// The payload of what [`TcpFlow::depart`] gave.
+    pub(crate) fn payload(&self, departure: &Departure) -> [&[u8]; 2] {
+        match &self.phase {
+            Phase::Open(connection) => connection.payload(departure),
+            Phase::Held { .. } => [&[], &[]],
+        }
     }
 
     /// Ends it with a RST.
-    pub(crate) fn abort(&mut self, outbox: &mut Outbox, now: Instant) {
+    pub(crate) fn abort(&mut self, tuple: &Tuple, outbox: &mut Outbox) {
         if let Phase::Open(connection) = &mut self.phase {
-            connection.abort(outbox, now);
+            connection.abort(tuple, outbox);
+        }
+    }
+
+    /// Gives all its memory back.
+    pub(crate) fn release(&mut self, memory: &mut Memory) {
+        if let Phase::Open(connection) = &mut self.phase {
+            connection.release(memory);
         }
     }
 
@@ -226,57 +200,32 @@ impl TcpFlow {
         &mut self,
         flow: FlowId,
         events: &mut VecDeque<Event>,
-        now: Instant,
+        buffer: u32,
     ) -> Fate {
         let Phase::Open(connection) = &mut self.phase else {
             return Fate::Lives;
         };
-        let state = connection.state();
-        let socket = connection.socket_mut();
-        if self.finishing && matches!(state, State::Established | State::CloseWait) {
-            self.finishing = false;
-            socket.close();
-        }
-        if !self.told_connected && is_connected(state) {
+        let (connected, unread) = (connection.is_connected(), connection.unread());
+        if !self.told_connected && connected {
             self.told_connected = true;
             events.push_back(Event::TcpConnected { flow });
         }
-        if self.wants_readable && socket.can_recv() && is_connected(state) {
+        if self.wants_readable && unread > 0 && connected {
             self.wants_readable = false;
             events.push_back(Event::TcpReadable { flow });
         }
-        if !self.told_finished && !socket.can_recv() && (self.finished || is_finished(state)) {
+        if !self.told_finished && connected && unread == 0 && connection.peer_finished() {
             self.told_finished = true;
             events.push_back(Event::TcpPeerFinished { flow });
         }
-        let free = socket.send_capacity() - socket.send_queue();
-        if self.wants_writable && socket.may_send() && free >= socket.send_capacity() / 4 {
-            self.wants_writable = false;
-            events.push_back(Event::TcpWritable { flow });
+        if self.wants_writable {
+            let room = connection.room(buffer);
+            if room > 0 && room >= connection.queue_limit(buffer) / 4 {
+                self.wants_writable = false;
+                events.push_back(Event::TcpWritable { flow });
+            }
         }
-        self.fate(now)
-    }
-
-    fn fate(&mut self, now: Instant) -> Fate {
-        let Phase::Open(connection) = &mut self.phase else {
-            return Fate::Lives;
-        };
-        let unread = connection.socket().can_recv();
-        match connection.state() {
-            State::Closed if self.finished && unread => Fate::Lives,
-            State::Closed if self.finished => Fate::Closed,
-            State::Closed | State::Listen => Fate::Reset,
-            State::TimeWait if unread || connection.poll_at(now).is_some() => Fate::Lives,
-            State::TimeWait => Fate::Lingers(connection.numbers()),
-            State::SynSent
-            | State::SynReceived
-            | State::Established
-            | State::FinWait1
-            | State::FinWait2
-            | State::CloseWait
-            | State::Closing
-            | State::LastAck => Fate::Lives,
-        }
+        fate(connection)
     }
 
     /// Whether the handshake is not over.
@@ -285,38 +234,68 @@ impl TcpFlow {
     }
 
     /// When the flow has to be looked at again; one that is `stirred` will be, as soon as there is room for its segments.
-    pub(crate) fn wake_at(&mut self, now: Instant, stirred: bool) -> Option<Instant> {
-        let give_up = self.give_up_at();
-        let Phase::Open(connection) = &mut self.phase else {
-            return give_up;
-        };
-        if stirred {
-            return give_up;
-        }
-        match (connection.poll_at(now), give_up) {
-            (Some(poll), Some(give_up)) => Some(poll.min(give_up)),
-            (poll, give_up) => poll.or(give_up),
-        }
-    }
-
-    /// Whether the peer was silent for longer than anybody waits.
-    pub(crate) fn is_hopeless(&self, now: Instant) -> bool {
-        self.give_up_at().is_some_and(|at| at <= now)
-    }
-
-    fn give_up_at(&self) -> Option<Instant> {
+    pub(crate) fn wake_at(&self, stirred: bool) -> Option<Time> {
         let Phase::Open(connection) = &self.phase else {
-            return Some(self.heard + HELD);
+            return self.give_up_at();
         };
-        let unsent = connection.socket().send_queue() > 0;
-        let patience = match connection.state() {
-            State::Closed | State::TimeWait => return None,
-            State::Listen | State::SynSent | State::SynReceived => HANDSHAKE,
-            State::FinWait1 | State::Closing | State::LastAck => UNACKNOWLEDGED,
-            State::Established | State::CloseWait if unsent => UNACKNOWLEDGED,
-            State::Established | State::CloseWait | State::FinWait2 => IDLE,
+        let own = if stirred { None } else { connection.wake_at() };
+        let ask = self.asks().then(|| self.ask_at());
+        [self.give_up_at(), own, ask].into_iter().flatten().min()
+    }
+
+    /// Does what is due. False when the peer was silent for longer than anybody waits.
+    pub(crate) fn handle_timeout(&mut self, now: Time) -> bool {
+        if self.give_up_at().is_some_and(|at| at <= now) {
+            return false;
+        }
+        let ask = self.asks() && self.ask_at() <= now;
+        if let Phase::Open(connection) = &mut self.phase {
+            connection.handle_timeout(now);
+            if ask {
+                self.asked = now;
+                connection.ask();
+            }
+        }
+        true
+    }
+
+    fn asks(&self) -> bool {
+        match &self.phase {
+            Phase::Open(connection) => connection.is_connected() && !connection.is_over(),
+            Phase::Held { .. } => false,
+        }
+    }
+
+    fn ask_at(&self) -> Time {
+        self.heard.max(self.asked).plus(micros(KEEP_ALIVE))
+    }
+
+    fn give_up_at(&self) -> Option<Time> {
+        let patience = match &self.phase {
+            Phase::Held { .. } => HELD,
+            Phase::Open(connection) if connection.is_over() || connection.is_waiting() => {
+                return None;
+            }
+            Phase::Open(connection) if !connection.is_connected() => HANDSHAKE,
+            Phase::Open(connection) if connection.is_unacknowledged() => UNACKNOWLEDGED,
+            Phase::Open(_) => IDLE,
         };
-        Some(self.heard + patience)
+        Some(self.heard.plus(micros(patience)))
+    }
+}
+
+fn fate(connection: &Connection) -> Fate {
+    let unread = connection.unread() > 0;
+    if connection.is_reset() {
+        Fate::Reset
+    } else if unread || connection.owes() {
+        Fate::Lives
+    } else if connection.is_over() {
+        Fate::Closed
+    } else if connection.is_waiting() {
+        Fate::Lingers(connection.numbers())
+    } else {
+        Fate::Lives
     }
 }
 
@@ -325,118 +304,67 @@ impl TcpFlow {
     /// Lets `write` fill free space of the send buffer, in one piece; returns what it says it wrote.
     pub(crate) fn send_with(
         &mut self,
-        now: Instant,
+        context: &mut Context<'_>,
         write: impl FnOnce(&mut [u8]) -> usize,
     ) -> usize {
-        let finishing = self.finishing;
         let Phase::Open(connection) = &mut self.phase else {
             self.wants_writable = true;
             return 0;
         };
-        let socket = connection.socket_mut();
-        if socket.send_queue() == 0 {
-            self.heard = now;
+        if !connection.is_unacknowledged() {
+            self.heard = context.now;
         }
-        let sent = match finishing {
-            true => 0,
-            false => socket
-                .send(|free| capped(free.len(), write(free)))
-                .unwrap_or(0),
-        };
-        self.wants_writable |= !socket.can_send();
-        sent
-    }
-
-    /// Lets `read` take received bytes, as many as lie in one piece; returns what it says it took.
-    pub(crate) fn recv_with(&mut self, read: impl FnOnce(&[u8]) -> usize) -> usize {
-        let Phase::Open(connection) = &mut self.phase else {
+        let room = connection.room(context.buffer);
+        if room == 0 {
+            self.wants_writable = true;
             return 0;
-        };
-        let taken = connection.recv_with(read);
-        self.wants_readable |= !connection.socket().can_recv();
-        taken
+        }
+        let written = connection.write(room, context.memory, write);
+        self.wants_writable |= written.is_none_or(|written| written == room);
+        written.unwrap_or(0)
     }
 
-    pub(crate) fn send_free(&self) -> usize {
+    /// Lets `read` take received bytes, as many as lie in one piece; returns what it says it took, and whether the peer should hear of it.
+    pub(crate) fn recv_with(
+        &mut self,
+        memory: &mut Memory,
+        read: impl FnOnce(&[u8]) -> usize,
+    ) -> (usize, bool) {
+        let Phase::Open(connection) = &mut self.phase else {
+            return (0, false);
+        };
+        let taken = connection.read(memory, read);
+        self.wants_readable |= connection.unread() == 0;
+        (taken, taken > 0 && connection.has_window_news(memory))
+    }
+
+    pub(crate) fn send_free(&self, buffer: u32) -> usize {
         match &self.phase {
-            Phase::Open(connection) if connection.socket().may_send() && !self.finishing => {
-                connection.socket().send_capacity() - connection.socket().send_queue()
-            }
-            Phase::Open(_) | Phase::Held { .. } => 0,
+            Phase::Open(connection) => connection.room(buffer),
+            Phase::Held { .. } => 0,
         }
     }
 
     pub(crate) fn recv_ready(&self) -> usize {
         match &self.phase {
-            Phase::Open(connection) if is_connected(connection.state()) || self.finished => {
-                connection.socket().recv_queue()
-            }
+            Phase::Open(connection) if connection.is_connected() => connection.unread(),
             Phase::Open(_) | Phase::Held { .. } => 0,
         }
     }
 
     /// No more will be sent; the FIN goes out behind what was.
-    pub(crate) fn finish(&mut self, now: Instant) {
-        self.finishing |= !self.is_half_closed();
-        self.heard = now;
-    }
-
-    fn is_half_closed(&self) -> bool {
-        match &self.phase {
-            Phase::Open(connection) => match connection.state() {
-                State::FinWait1
-                | State::FinWait2
-                | State::Closing
-                | State::LastAck
-                | State::TimeWait
-                | State::Closed => true,
-                State::Listen
-                | State::SynSent
-                | State::SynReceived
-                | State::Established
-                | State::CloseWait => false,
-            },
-            Phase::Held { .. } => false,
+    pub(crate) fn finish(&mut self, now: Time) {
+        match &mut self.phase {
+            Phase::Open(connection) if !connection.has_finished() => {
+                self.heard = now;
+                connection.finish();
+            }
+            Phase::Open(_) => {}
+            Phase::Held { finishing, .. } => *finishing = true,
         }
     }
 }
 
-/// smoltcp's closures say twice how much: to smoltcp and to us.
-fn capped(len: usize, claimed: usize) -> (usize, usize) {
-    let used = claimed.min(len);
-    (used, used)
-}
-
-/// A SYN in the middle of a connection: the peer lost its state, or it is an old duplicate. smoltcp would be silent, and the peer would
-/// not find out which (RFC 5961 section 4).
-fn is_stray_syn(state: State, segment: Segment) -> bool {
-    segment.opens() && is_connected(state)
-}
-
-/// The handshake is over.
-fn is_connected(state: State) -> bool {
-    match state {
-        State::Closed | State::Listen | State::SynSent | State::SynReceived => false,
-        State::Established
-        | State::FinWait1
-        | State::FinWait2
-        | State::CloseWait
-        | State::Closing
-        | State::LastAck
-        | State::TimeWait => true,
-    }
-}
-
-/// The peer's FIN came, and everything before it.
-fn is_finished(state: State) -> bool {
-    match state {
-        State::CloseWait | State::Closing | State::LastAck | State::TimeWait => true,
-        State::Closed
-        | State::Listen
-        | State::SynSent
-        | State::SynReceived
-        | State::Established
-        | State::FinWait1
-        | State::FinWait2 => false,
-    }
+fn micros(duration: Duration) -> u64 {
+    duration.as_micros() as u64
 }

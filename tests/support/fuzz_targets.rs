@@ -9,6 +9,8 @@
 // The paths are spelled out because the fuzz crate includes this file by path, which moves its modules' home.
 #[path = "fuzz_targets/control.rs"]
 mod control;
+#[path = "fuzz_targets/netstack.rs"]
+mod netstack;
 #[path = "fuzz_targets/offload.rs"]
 mod offload;
 #[path = "fuzz_targets/packet.rs"]
@@ -28,6 +30,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("dns_header", packet::dns_header),
     ("frame", packet::frame),
     ("name", text::name),
+    ("netstack", netstack::commands),
     ("packet", packet::packet),
     ("range", text::range),
     ("split", offload::split),

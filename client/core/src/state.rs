@@ -58,6 +58,7 @@ impl ClientState {
             tcp_buffer: STACK_BUFFER,
             udp_idle: STACK_UDP_IDLE,
             seed: config.seed,
+            ..netstack::Config::default()
         };
         Self {
             session: Session::new(&config, now),
@@ -447,7 +448,7 @@ impl ClientState {
             self.session.send(query, now);
         }
         while self.session.has_room()
-            && let Some(packet) = self.stack.poll_packet()
+            && let Some(packet) = self.stack.poll_segment()
         {
             let Ok(ip) = Ip::parse(packet) else { continue };
             match self.tracker.outgoing(&ip, Owner::Stack, now) {

@@ -201,7 +201,7 @@ impl Gateway {
         } else if ip.tcp().is_some_and(|tcp| tcp.dst_port() == 53) {
             self.stack.handle_packet(packet, now);
             self.serve_tcp(zone, now);
-            while let Some(packet) = self.stack.poll_packet().map(<[u8]>::to_vec) {
+            while let Some(packet) = self.stack.poll_segment().map(<[u8]>::to_vec) {
                 replies.extend(self.seal(&packet, now));
             }
         } else {

@@ -71,8 +71,10 @@ pub struct Limits {
     pub max_flows: u32,
     /// A session that is not renewed for this long ends.
     pub lease: Duration,
-    /// Bytes of buffer each way of a TCP flow (userspace).
+    /// Most bytes of buffer each way of a TCP flow (userspace).
     pub tcp_buffer: usize,
+    /// Bytes that the buffers of all of a session's TCP flows may hold together (userspace).
+    pub tcp_memory: usize,
     /// A UDP flow without a datagram for this long ends (userspace).
     pub udp_idle: Duration,
 }
@@ -83,7 +85,8 @@ impl Default for Limits {
             max_sessions: 1024,
             max_flows: 4096,
             lease: Duration::from_secs(15 * 60),
-            tcp_buffer: 1 << 19,
+            tcp_buffer: 4 << 20,
+            tcp_memory: 64 << 20,
             udp_idle: Duration::from_secs(120),
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use kvpn_netstack::{FlowCounts, Netstack};
+use kvpn_netstack::{Emitted, FlowCounts, Netstack};
 use kvpn_wire::control::SessionStatus;
 use kvpn_wire::fq_codel::{self, FqCodel};
 use kvpn_wire::offload::{Segmentation, Split, trailer};
@@ -276,11 +276,40 @@ impl Session {
         let Some(mut netstack) = self.netstack.take() else {
             return false;
         };
-        let polled = netstack.poll_packet().map(|packet| {
-            room.take(self.send(packet, output, now));
-        });
+        let polled = netstack
+            .poll_packet()
+            .map(|emitted| self.send_emitted(&emitted, room, output, now));
         self.netstack = Some(netstack);
         polled.is_some()
+    }
+
+    /// Sends what a flow gave: a packet, or a super-packet, cut into what the path takes.
+    fn send_emitted(
+        &mut self,
+        emitted: &Emitted<'_>,
+        room: &mut Room,
+        output: &mut Output,
+        now: Instant,
+    ) {
+        if emitted.segmentation == Segmentation::Whole {
+            return room.take(self.send(emitted.header, output, now));
+        }
+        let Ok(mut packets) = emitted.split() else {
+            return self.count(DropReason::Malformed, output);
+        };
+        if !self.takes_super_packets(self.path) {
+            let mut segment = [0; MAX_SEGMENT];
+            while let Some(length) = packets.next(&mut segment) {
+                room.take(self.send(&segment[..length], output, now));
+            }
+            return;
+        }
+        let longest = room.piece.min(trailer::MAX_SUPER);
+        let mut piece = std::mem::take(&mut output.piece);
+        while let Some((length, segmentation)) = packets.next_super(longest, &mut piece) {
+            self.send_piece(&piece[..length], segmentation, room, output, now);
+        }
+        output.piece = piece;
     }
 
     /// Something authentic came: answers go where it came from, and what waited for a handshake may go now.

@@ -206,7 +206,7 @@ impl Laptop {
 
     fn flush(&mut self) {
         let mut out = vec![0; 4096];
-        while let Some(packet) = self.netstack.poll_packet() {
+        while let Some(packet) = self.netstack.poll_segment() {
             match self.tunnel.seal(packet, &mut out, now()) {
                 Sealed::Datagram(length) | Sealed::Handshake(length) => {
                     self.carrier.send(&out[..length])

@@ -2,9 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use kvpn_wire::packet::{Icmp, IcmpMessage, Ip, Protocol, Tcp, TcpFlags, Udp, checksum};
-
-use smoltcp::wire::TcpPacket;
+use kvpn_wire::packet::{Icmp, IcmpMessage, Ip, Protocol, Tcp, Udp, checksum};
 
 use super::Netstack;
 use crate::flows::{Kind, Tuple};
@@ -51,13 +49,13 @@ impl Netstack {
 
     fn sort_segment(&mut self, ip: &Ip<'_>, tcp: Tcp<'_>) {
         let tuple = tuple(Kind::Tcp, ip, tcp.src_port(), tcp.dst_port());
-        let segment = Segment::of(tcp, ip.payload());
         if !self.is_sound(ip, &tuple) {
             return;
         }
-        match self.flows.find(&tuple) {
-            Some(id) => self.segment_of(id, segment, ip.bytes()),
-            None => self.segment_of_none(tuple, segment, ip.bytes()),
+        let segment = Segment::of(&tcp, ip.payload());
+        match self.flows.find_again(&tuple) {
+            Some(id) => self.segment_of(id, &segment, ip),
+            None => self.segment_of_none(tuple, &segment, ip.bytes()),
         }
     }
 
@@ -92,37 +90,6 @@ impl Netstack {
         sound && addressable
     }
 }
-
-impl Segment {
-    fn of(tcp: Tcp<'_>, bytes: &[u8]) -> Self {
-        let has = |flag| tcp.flags().contains(flag);
-        let packet = TcpPacket::new_checked(bytes).ok();
-        let packet = packet.filter(|packet| packet.header_len() as usize > BARE_HEADER);
-        let options = packet.and_then(|packet| packet.options_summary().ok());
-        let options = options.unwrap_or_default();
-        Self {
-            sequence: tcp.sequence(),
-            syn: has(TcpFlags::SYN),
-            ack: has(TcpFlags::ACK),
-            fin: has(TcpFlags::FIN),
-            rst: has(TcpFlags::RST),
-            payload: tcp.payload().len(),
-            acknowledgement: tcp.acknowledgement(),
-            window: tcp.window(),
-            // RFC 7323 section 2.3.
-            window_scale: options.window_scale.unwrap_or(0).min(14),
-            mss: options.max_segment_size.unwrap_or(DEFAULT_MSS).max(MIN_MSS),
-            arrived: options.sack_ranges,
-        }
-    }
-}
-
-/// A TCP header without options.
-const BARE_HEADER: usize = 20;
-/// What a peer takes that does not say (RFC 9293 section 3.7.1).
-const DEFAULT_MSS: u16 = 536;
-/// Peers that say less are not believed, by smoltcp neither.
-const MIN_MSS: u16 = 48;
 
 impl Tuple {
     /// Whether packets can go both ways between these ends: single hosts of one family, ports that are ports.

@@ -3,13 +3,14 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use kvpn_wire::packet::Ip;
+
 use super::{BREATH, Netstack};
 use crate::event::{Event, FlowId, Full, Refusal};
 use crate::flows::{Kind, Protocol, Tuple};
-use crate::tcp::{Connection, Fate, Making, Numbers, Segment, TcpFlow};
+use crate::outbox::Outbox;
+use crate::tcp::{Arrival, Context, Departure, Fate, Numbers, Segment, TcpFlow, headers};
 
-/// Segments that one flow makes before the next has its turn.
-const TURN: usize = 16;
 /// Where source ports are chosen from (RFC 6335 section 6: dynamic ports).
 const EPHEMERAL: std::ops::RangeInclusive<u16> = 49_152..=65_535;
 
@@ -18,14 +19,17 @@ impl Netstack {
     /// Answers the SYN of a flow that [`Event::TcpOpening`] told of; [`Event::TcpConnected`] follows.
     pub fn tcp_accept(&mut self, flow: FlowId, now: Instant) {
         self.set_now(now);
-        let making = self.making();
-        let Some(entry) = self.flows.get_mut(flow) else {
+        let seed = self.seeds.draw();
+        let Some(Parts {
+            tcp,
+            tuple,
+            context,
+            ..
+        }) = self.parts(flow)
+        else {
             return;
         };
-        let Protocol::Tcp(tcp) = &mut entry.protocol else {
-            return;
-        };
-        if tcp.accept(&entry.tuple, making, &mut self.outbox, self.now) {
+        if tcp.accept(&tuple, seed, &context) {
             self.stir(flow);
             self.settle(flow);
         } else {
@@ -58,11 +62,9 @@ impl Netstack {
         if self.flows.is_full() {
             return Err(Full::Flows);
         }
-        let making = self.making();
-        let connection = Connection::connecting(&tuple, making, &mut self.outbox, self.now)
-            .ok_or(Full::Unaddressable)?;
         self.lingering.forget(&tuple);
-        let tcp = TcpFlow::open(connection, self.now);
+        let seed = self.seeds.draw();
+        let tcp = TcpFlow::connecting(&tuple, seed, &self.context(tuple.own.is_ipv4()));
         let flow = self.insert_tcp(tuple, tcp, true)?;
         self.stir(flow);
         Ok(flow)
@@ -96,11 +98,10 @@ impl Netstack {
         write: impl FnOnce(&mut [u8]) -> usize,
     ) -> usize {
         self.set_now(now);
-        let now = self.now;
-        let Some(tcp) = self.flows.tcp_mut(flow) else {
+        let Some(mut parts) = self.parts(flow) else {
             return 0;
         };
-        let sent = tcp.send_with(now, write);
+        let sent = parts.tcp.send_with(&mut parts.context, write);
         if sent > 0 {
             self.stir(flow);
         }
@@ -137,15 +138,20 @@ impl Netstack {
         let Some(tcp) = self.flows.tcp_mut(flow) else {
             return 0;
         };
-        let taken = tcp.recv_with(read);
-        self.stir(flow);
-        self.settle(flow);
+        let (taken, news) = tcp.recv_with(&mut self.memory, read);
+        if news {
+            self.stir(flow);
+        }
+        if taken > 0 {
+            self.settle(flow);
+        }
         taken
     }
 
     /// Bytes that `tcp_send` would take now.
     pub fn tcp_send_queue_free(&self, flow: FlowId) -> usize {
-        self.flows.tcp(flow).map_or(0, TcpFlow::send_free)
+        let buffer = self.buffer();
+        self.flows.tcp(flow).map_or(0, |tcp| tcp.send_free(buffer))
     }
 
     /// Bytes that wait for `tcp_recv`.
@@ -156,7 +162,7 @@ impl Netstack {
     /// Sends FIN behind all that was queued; the other direction stays open.
     pub fn tcp_finish(&mut self, flow: FlowId, now: Instant) {
         self.set_now(now);
-        let now = self.now;
+        let now = self.time;
         let Some(tcp) = self.flows.tcp_mut(flow) else {
             return;
         };
@@ -168,20 +174,14 @@ impl Netstack {
     /// Ends the flow with a RST; it is gone, without an event.
     pub fn tcp_abort(&mut self, flow: FlowId, now: Instant) {
         self.set_now(now);
-        let now = self.now;
-        let Some(tcp) = self.flows.tcp_mut(flow) else {
+        let Some(Parts {
+            tcp, tuple, outbox, ..
+        }) = self.parts(flow)
+        else {
             return;
         };
-        tcp.abort(&mut self.outbox, now);
+        tcp.abort(&tuple, outbox);
         self.end(flow, None);
-    }
-
-    fn making(&mut self) -> Making {
-        Making {
-            clock: self.clock,
-            buffer: self.config.tcp_buffer,
-            seed: self.seeds.draw(),
-        }
     }
 
     /// The tuple of a flow that is opened from here, with a port of its own.
@@ -217,29 +217,70 @@ impl Netstack {
     }
 }
 
+/// One flow, and what of the stack it works with.
+struct Parts<'a> {
+    tcp: &'a mut TcpFlow,
+    tuple: Tuple,
+    context: Context<'a>,
+    outbox: &'a mut Outbox,
+}
+
 /// Inside.
 impl Netstack {
-    /// A segment to a known flow.
-    pub(super) fn segment_of(&mut self, id: FlowId, segment: Segment, packet: &[u8]) {
-        let now = self.now;
-        let Some(entry) = self.flows.get_mut(id) else {
-            return;
-        };
-        let Protocol::Tcp(tcp) = &mut entry.protocol else {
-            return;
-        };
-        if !tcp.take_in(packet, segment, &entry.tuple, &mut self.outbox, now) {
-            return self.end(id, Some(Event::TcpReset { flow: id }));
+    /// Bytes that each buffer of a flow may hold.
+    fn buffer(&self) -> u32 {
+        self.config.tcp_buffer as u32
+    }
+
+    fn context(&mut self, v4: bool) -> Context<'_> {
+        Context {
+            now: self.time,
+            mss: self.config.mtu as u32 - headers(v4),
+            buffer: self.config.tcp_buffer as u32,
+            memory: &mut self.memory,
         }
-        if tcp.owes_acknowledgement() && self.outbox.has_room() {
-            tcp.emit(TURN, &mut self.outbox, now);
+    }
+
+    fn parts(&mut self, id: FlowId) -> Option<Parts<'_>> {
+        let entry = self.flows.get_mut(id)?;
+        let Protocol::Tcp(tcp) = &mut entry.protocol else {
+            return None;
+        };
+        let context = Context {
+            now: self.time,
+            mss: self.config.mtu as u32 - headers(entry.tuple.own.is_ipv4()),
+            buffer: self.config.tcp_buffer as u32,
+            memory: &mut self.memory,
+        };
+        Some(Parts {
+            tcp,
+            tuple: entry.tuple,
+            context,
+            outbox: &mut self.outbox,
+        })
+    }
+
+    /// A segment to a known flow.
+    pub(super) fn segment_of(&mut self, id: FlowId, segment: &Segment, ip: &Ip<'_>) {
+        let Some(mut parts) = self.parts(id) else {
+            return;
+        };
+        let payload = &ip.payload()[ip.payload().len() - segment.len as usize..];
+        match parts
+            .tcp
+            .take_in(ip.bytes(), segment, payload, &mut parts.context)
+        {
+            None => return self.end(id, Some(Event::TcpReset { flow: id })),
+            Some(Arrival::Taken) => {}
+            Some(Arrival::Stray) => parts.outbox.reset(ip.bytes()),
+            Some(Arrival::NoMemory) => self.drops.memory_full += 1,
         }
         self.stir(id);
         self.settle(id);
     }
 
     /// A segment to no flow: a new one, an echo of a former one, or nonsense.
-    pub(super) fn segment_of_none(&mut self, tuple: Tuple, segment: Segment, packet: &[u8]) {
+    pub(super) fn segment_of_none(&mut self, tuple: Tuple, segment: &Segment, packet: &[u8]) {
         if let Some(numbers) = self.lingering.find(&tuple, self.now)
             && !self.outlives(&tuple, numbers, segment)
         {
@@ -255,10 +296,10 @@ impl Netstack {
     }
 
     /// A segment to a flow that ended a short while ago. True when it begins a new life of the tuple.
-    fn outlives(&mut self, tuple: &Tuple, numbers: Numbers, segment: Segment) -> bool {
-        let outlives = segment.opens() && numbers.is_outlived_by(segment.sequence);
-        let says_something = segment.syn || segment.fin || segment.payload > 0;
-        if outlives || (segment.rst && numbers.is_expected(segment.sequence)) {
+    fn outlives(&mut self, tuple: &Tuple, numbers: Numbers, segment: &Segment) -> bool {
+        let outlives = segment.opens() && numbers.is_outlived_by(segment.seq);
+        let says_something = segment.syn || segment.fin || segment.len > 0;
+        if outlives || (segment.rst && numbers.is_expected(segment.seq)) {
             // The RST is the answer to our acknowledgement of a SYN whose sequence number was too old.
             self.lingering.forget(tuple);
         } else if says_something && !segment.rst {
@@ -268,7 +309,7 @@ impl Netstack {
     }
 
     /// Keeps a SYN until the caller decides.
-    fn hold(&mut self, tuple: Tuple, segment: Segment, packet: &[u8]) {
+    fn hold(&mut self, tuple: Tuple, segment: &Segment, packet: &[u8]) {
         if self.flows.is_full() {
             self.drops.flows_full += 1;
             return;
@@ -277,7 +318,7 @@ impl Netstack {
             self.drops.half_open_full += 1;
             return;
         }
-        let tcp = TcpFlow::held(packet, segment, self.now);
+        let tcp = TcpFlow::held(packet, *segment, self.time);
         let Ok(flow) = self.insert_tcp(tuple, tcp, false) else {
             return;
         };
@@ -297,47 +338,43 @@ impl Netstack {
         Ok(flow)
     }
 
-    /// Gives the flows that have something to send their turns, until the outbox has enough.
-    pub(super) fn make_segments(&mut self) {
-        while self.outbox.has_room() {
-            let Some(id) = self.stirred.pop_front() else {
-                break;
+    /// The next thing that a flow sends; flows have turns. `single`: one segment at a time.
+    pub(super) fn next_departure(&mut self, single: bool) -> Option<(FlowId, Departure)> {
+        while let Some(id) = self.stirred.pop_front() {
+            let Some(flow) = self.flows.get_mut(id) else {
+                continue;
             };
-            if let Some(flow) = self.flows.get_mut(id) {
-                flow.stirred = false;
-                self.turn(id);
+            flow.stirred = false;
+            let Some(mut parts) = self.parts(id) else {
+                continue;
+            };
+            if let Some(departure) = parts.tcp.depart(single, &mut parts.context) {
+                self.stir(id);
+                return Some((id, departure));
             }
+            self.settle(id);
         }
-        self.drops.output_full = self.outbox.refused();
+        self.memory.watch(self.time);
+        None
     }
 
     /// Its deadline came.
     pub(super) fn wake_tcp(&mut self, id: FlowId) {
-        let now = self.now;
-        let Some(tcp) = self.flows.tcp_mut(id) else {
+        let now = self.time;
+        let Some(parts) = self.parts(id) else {
             return;
         };
-        if tcp.is_hopeless(now) {
-            tcp.abort(&mut self.outbox, now);
+        if !parts.tcp.handle_timeout(now) {
+            parts.tcp.abort(&parts.tuple, parts.outbox);
             return self.end(id, Some(Event::TcpReset { flow: id }));
         }
-        self.turn(id);
-    }
-
-    fn turn(&mut self, id: FlowId) {
-        let now = self.now;
-        let Some(tcp) = self.flows.tcp_mut(id) else {
-            return;
-        };
-        if tcp.emit(TURN, &mut self.outbox, now) {
-            self.stir(id);
-        }
+        self.stir(id);
         self.settle(id);
     }
 
     /// Draws the consequences of whatever was done with a flow: events, its end, its next deadline.
     fn settle(&mut self, id: FlowId) {
-        let now = self.now;
+        let buffer = self.buffer();
         let Some(entry) = self.flows.get_mut(id) else {
             return;
         };
@@ -345,19 +382,24 @@ impl Netstack {
             return;
         };
         let was_opening = tcp.is_opening();
-        let fate = tcp.settle(id, &mut self.events, now);
+        let fate = tcp.settle(id, &mut self.events, buffer);
         self.half_open -= usize::from(was_opening && !tcp.is_opening());
         match fate {
             Fate::Lives => {
-                if let Some(at) = tcp.wake_at(now, entry.stirred) {
-                    let at = if at <= now { now + BREATH } else { at };
+                if let Some(at) = tcp.wake_at(entry.stirred) {
+                    let at = self.clock.instant(at);
+                    let at = if at <= self.now {
+                        self.now + BREATH
+                    } else {
+                        at
+                    };
                     self.deadlines.wake_by(id, &mut entry.wake, at);
                 }
             }
             Fate::Reset => self.end(id, Some(Event::TcpReset { flow: id })),
             Fate::Closed => self.complete(id, Event::TcpClosed { flow: id }),
             Fate::Lingers(numbers) => {
-                self.lingering.insert(entry.tuple, numbers, now);
+                self.lingering.insert(entry.tuple, numbers, self.now);
                 self.complete(id, Event::TcpClosed { flow: id });
             }
         }

@@ -1,427 +1,353 @@
-//! Congestion control and loss recovery for smoltcp's sender, from outside.
-//!
-//! smoltcp repairs one loss a window and waits at least a second for every other; its window grows with the number of
-//! acknowledgements, of which there is one a batch here. So smoltcp runs without congestion control, and this file decides:
-//!
-//! - how large a window smoltcp is shown in each acknowledgement;
-//! - when smoltcp is rewound, so that it makes everything again from the first missing byte on;
-//! - which of that really goes out: not what selective acknowledgements say has arrived.
-//!
-//! It handles numbers only; `connection.rs` and `track.rs` apply what it says.
+//! The sending half of one flow: what goes out next, and what acknowledgements say about it. Loss is found by RACK-TLP (RFC 8985),
+//! or by duplicates where the peer has no selective acknowledgements (RFC 6582); congestion is CUBIC's. It makes no packets.
 
-use smoltcp::time::{Duration, Instant};
+mod acknowledged;
+mod timers;
 
-use super::Segment;
-use super::numbers::{Sent, is_after};
+use super::cubic::Cubic;
+use super::outgoing::Outgoing;
+use super::rack::Rack;
+use super::recovery::Recovery;
+use super::rto::RoundTrip;
 use super::scoreboard::Scoreboard;
+use super::sequence::Seq;
+use crate::clock::Time;
 
-/// Segments that may be sent before the first acknowledgement (RFC 6928), and at once after a loss.
-const INITIAL_WINDOW: u32 = 10;
-/// Duplicates that mean a loss (RFC 5681 section 3.2), and as many segments that arrived behind it (RFC 6675 section 5).
-const DUPLICATES: u32 = 3;
-/// What is left of the window after a loss, in tenths (RFC 9438 section 4.6).
-const BACKOFF_TENTHS: u32 = 7;
-/// How long to wait as long as no round trip was timed (RFC 6298 section 2.1).
-const FIRST_WAIT: Duration = Duration::from_secs(1);
-/// The longest pause between two attempts (RFC 6298 section 2.5).
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// How long a peer may hold an acknowledgement back that waits for a second segment.
-const DELAYED_ACKNOWLEDGEMENT: Duration = Duration::from_millis(50);
-/// The least that a probe waits for beyond two round trips: timers are not finer.
-const PROBE_MARGIN: Duration = Duration::from_millis(10);
+pub(super) use timers::Probe;
 
-/// The sending side of one flow. Of no use before [`Sender::set_limits`].
-#[derive(Debug, Default)]
+/// The least that a flow may queue.
+const LEAST_QUEUE: usize = 128 * 1024;
+/// What a flow may queue, in windows.
+const QUEUED_WINDOWS: usize = 2;
+
+/// A segment, or several in one, to go out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Outbound {
+    pub(super) seq: Seq,
+    /// Bytes of payload.
+    pub(super) len: u32,
+    pub(super) fin: bool,
+    /// The queue is empty behind it.
+    pub(super) push: bool,
+}
+
+/// The sending half of one flow. Of no use before the handshake is over.
+#[derive(Debug)]
 pub(super) struct Sender {
-    /// Bytes of a full segment.
+    pub(super) outgoing: Outgoing,
+    una: Seq,
+    nxt: Seq,
+    /// The first sequence number that the peer has no room for.
+    edge: Seq,
+    /// The most room that the peer ever had.
+    largest: u32,
+    /// The segment that the peer's window was learnt from (RFC 9293 section 3.10.7.4: SND.WL1, SND.WL2).
+    learnt: (Seq, Seq),
+    shift: u8,
+    /// What the peer takes in one segment, without options.
+    peer_mss: u32,
+    /// Bytes of payload in a segment, as last told.
     mss: u32,
-    /// The congestion window, in bytes.
-    window: u32,
-    /// The window at which exponential growth ends, in bytes; none before the first loss.
-    threshold: Option<u32>,
-    /// The most that the window is of use for, in bytes.
-    most: u32,
-    /// Where the round trip ends that is under way, and the most bytes that were unacknowledged in it and in the one before:
-    /// a window that was not used does not grow.
-    round_end: u32,
-    used: [u32; 2],
-    /// SND.UNA, once there is one.
-    first: Option<u32>,
-    /// The window field of the latest acknowledgement.
-    window_field: u16,
-    duplicates: u32,
-    /// What has arrived behind the first missing byte.
-    arrived: Scoreboard,
+    sack: bool,
+    board: Scoreboard,
+    rack: Rack,
+    pub(super) round_trip: RoundTrip,
+    cubic: Cubic,
     recovery: Option<Recovery>,
-    /// smoltcp is to be rewound.
-    rewinding: bool,
-    round_trip: RoundTrip,
-    /// The end of a segment that is timed, and when it was sent.
-    timed: Option<(u32, Instant)>,
-    syn_sent: bool,
-    /// When to do something about it that nothing is acknowledged.
-    probe_at: Option<Instant>,
-    probes: u32,
+    duplicates: u32,
+    /// The congestion window kept something from going out when SND.NXT was here.
+    held_back_at: Option<Seq>,
+    /// The caller finished.
+    finishing: bool,
+    /// The sequence number of our FIN, once it was sent.
+    fin: Option<Seq>,
+    fin_acknowledged: bool,
+    /// When the peer last acknowledged something new, or the first of what is in flight was sent.
+    progress_at: Time,
+    /// When something was last sent or acknowledged.
+    active_at: Time,
+    /// When RACK wants to judge again.
+    reorder_at: Option<Time>,
+    /// A tail loss probe is out: SND.NXT when it was sent, and whether it repeated something.
+    tail_probe: Option<(Seq, bool)>,
+    /// A tail loss probe, or a probe of a closed window, is to go out.
+    probe: Option<Probe>,
+    persist_at: Option<Time>,
 }
 
-/// What is known while something is missing (RFC 6675, in its words: what is lost, what was retransmitted, the pipe).
-#[derive(Debug, Default)]
-struct Recovery {
-    /// SND.NXT when it began: it ends when that is acknowledged.
-    until: u32,
-    /// All before this is lost that did not arrive.
-    lost_before: u32,
-    /// What arrived, or was sent again.
-    dealt_with: Scoreboard,
-    /// What was sent again, and SND.NXT then: where more arrives that was sent later, the repetition is lost too.
-    repeated: Vec<(u32, u32)>,
-    /// Bytes that may go out because as many arrived (RFC 6937).
-    credit: u32,
-    /// smoltcp is not rewound again before: it costs as much as sending the whole window does.
-    rested_at: Option<Instant>,
+/// What the handshake settled.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Agreed {
+    /// Our initial sequence number.
+    pub(super) iss: Seq,
+    /// The peer's first sequence number.
+    pub(super) irs: Seq,
+    pub(super) peer_mss: u32,
+    /// Bytes of payload that the link takes.
+    pub(super) mss: u32,
+    pub(super) shift: u8,
+    pub(super) sack: bool,
+    /// The window of the segment that ended the handshake, in bytes.
+    pub(super) window: u32,
+    /// The most that may be queued, in bytes.
+    pub(super) buffer: u32,
 }
 
-/// Smoothed round-trip time (RFC 6298 section 2).
-#[derive(Debug, Clone, Copy, Default)]
-struct RoundTrip {
-    smoothed: Option<Duration>,
-    variation: Duration,
-}
-
-impl Recovery {
-    /// Notices that the first missing segment was sent again in vain: all before `sure` has arrived or is lost.
-    fn forget_lost_repetition(&mut self, first: u32, sure: Option<u32>) {
-        self.repeated
-            .retain(|&(sequence, _)| !is_after(first, sequence));
-        let lost = |&(sequence, next): &(u32, u32)| {
-            sequence == first && sure.is_some_and(|sure| is_after(sure, next))
-        };
-        if let Some(at) = self.repeated.iter().position(lost) {
-            self.repeated.remove(at);
-            self.dealt_with.remove_first(first);
-            self.rested_at = None;
-        }
-    }
-}
-
-/// What comes in.
 impl Sender {
-    /// Learns how long the peer's segments may be, and how much is of use: `mss` and `most` in bytes.
-    pub(super) fn set_limits(&mut self, mss: u32, most: u32) {
-        self.mss = mss;
-        self.window = INITIAL_WINDOW * mss;
-        self.most = most.max(self.window);
+    pub(super) fn new(agreed: &Agreed, round_trip: RoundTrip, now: Time) -> Self {
+        let first = agreed.iss.plus(1);
+        let mss = agreed.mss.min(agreed.peer_mss);
+        Self {
+            outgoing: Outgoing::default(),
+            una: first,
+            nxt: first,
+            edge: first.plus(agreed.window),
+            largest: agreed.window,
+            learnt: (agreed.irs, first),
+            shift: agreed.shift,
+            peer_mss: agreed.peer_mss,
+            mss,
+            sack: agreed.sack,
+            board: Scoreboard::default(),
+            rack: Rack::default(),
+            round_trip,
+            cubic: Cubic::new(mss, agreed.buffer),
+            recovery: None,
+            duplicates: 0,
+            held_back_at: None,
+            finishing: false,
+            fin: None,
+            fin_acknowledged: false,
+            progress_at: now,
+            active_at: now,
+            reorder_at: None,
+            tail_probe: None,
+            probe: None,
+            persist_at: None,
+        }
     }
 
-    /// Takes note of an acknowledgement; `next` is SND.NXT.
-    pub(super) fn acknowledged(&mut self, segment: &Segment, next: u32, now: Instant) {
-        let number = segment.acknowledgement;
-        let first = *self.first.get_or_insert(number);
-        if is_after(number, next) || is_after(first, number) {
-            return;
-        }
-        let field = std::mem::replace(&mut self.window_field, segment.window);
-        self.sample(number, now);
-        let mut news = number.wrapping_sub(first);
-        if news > 0 {
-            self.progress(number, next);
-        }
-        news = news.saturating_sub(self.arrived.advance(number));
-        for &block in segment.arrived.iter().flatten() {
-            news += self.arrived.add(block, number, next);
-        }
-        let duplicate = segment.is_bare() && number == first && is_after(next, number);
-        self.duplicates += u32::from(duplicate && (field == segment.window || news > 0));
-        if news > 0 {
-            self.probes = 0;
-            self.arm_probe(next.wrapping_sub(number), now);
-        }
-        self.look_for_losses(news, next, now);
-        self.grow(news);
+    /// SND.NXT.
+    pub(super) fn nxt(&self) -> Seq {
+        self.nxt
     }
 
-    fn progress(&mut self, number: u32, next: u32) {
-        self.first = Some(number);
-        self.duplicates = 0;
-        if !is_after(self.round_end, number) {
-            self.round_end = next;
-            self.used = [next.wrapping_sub(number), self.used[0]];
+    /// SND.UNA.
+    pub(super) fn una(&self) -> Seq {
+        self.una
+    }
+
+    /// Bytes that the peer has not acknowledged, sent or not; a FIN counts.
+    pub(super) fn is_unfinished(&self) -> bool {
+        !self.outgoing.is_empty() || !self.board.is_empty()
+    }
+
+    pub(super) fn fin_sent(&self) -> bool {
+        self.fin.is_some()
+    }
+
+    pub(super) fn fin_acknowledged(&self) -> bool {
+        self.fin_acknowledged
+    }
+
+    pub(super) fn is_finishing(&self) -> bool {
+        self.finishing
+    }
+
+    /// No more is queued; FIN goes out behind what is.
+    pub(super) fn finish(&mut self) {
+        self.finishing = true;
+    }
+
+    /// Bytes that may be queued now: about two congestion windows, `most` at most.
+    pub(super) fn room(&self, most: u32) -> usize {
+        if self.finishing {
+            return 0;
         }
-        if self
+        self.limit(most).saturating_sub(self.outgoing.len())
+    }
+
+    /// Bytes that may be queued when nothing is.
+    pub(super) fn limit(&self, most: u32) -> usize {
+        let windows = self.cubic.window() as usize * QUEUED_WINDOWS;
+        windows.max(LEAST_QUEUE).min(most as usize)
+    }
+
+    /// The peer understands selective acknowledgements.
+    pub(super) fn has_sack(&self) -> bool {
+        self.sack
+    }
+
+    /// Bytes of payload in a segment that carries `options` bytes of them, on a link that takes `mss`.
+    pub(super) fn segment_size(&mut self, mss: u32, options: u32) -> u32 {
+        let whole = mss.min(self.peer_mss);
+        if whole != self.mss {
+            self.mss = whole;
+            self.cubic.set_mss(whole);
+        }
+        whole.saturating_sub(options).max(1)
+    }
+
+    /// What goes out next, in segments of `size`, `most` bytes at most: it counts as sent. What is lost comes first.
+    pub(super) fn next(&mut self, size: u32, most: u32, now: Time) -> Option<Outbound> {
+        let most = (most / size).max(1) * size;
+        if let Some(again) = self.next_again(size, most, now) {
+            return Some(again);
+        }
+        self.next_new(size, most, now)
+    }
+
+    fn next_again(&mut self, size: u32, most: u32, now: Time) -> Option<Outbound> {
+        if let Some(Probe::Tail) = self.probe {
+            self.probe = None;
+            return self.tail(size, now);
+        }
+        let (start, end) = self.board.first_lost()?;
+        let forced = self
             .recovery
             .as_ref()
-            .is_some_and(|recovery| !is_after(recovery.until, number))
-        {
-            self.recovery = None;
-            self.window = self.threshold.unwrap_or(self.window);
-        }
-    }
-
-    /// Concludes what is lost from what arrived: `news` bytes of it just now.
-    fn look_for_losses(&mut self, news: u32, next: u32, now: Instant) {
-        let Some(first) = self.first else {
-            return;
-        };
-        let sure = self
-            .arrived
-            .end()
-            .map(|end| end.wrapping_sub(DUPLICATES * self.mss));
-        let sure = sure.filter(|&edge| is_after(edge, first));
-        let blind =
-            self.arrived.bytes() == 0 && (self.duplicates >= DUPLICATES || self.recovery.is_some());
-        let edge = sure.or_else(|| blind.then(|| first.wrapping_add(self.mss)));
-        if let (None, Some(_)) = (&self.recovery, edge) {
-            self.lose(next);
-        }
-        let Some(recovery) = &mut self.recovery else {
-            return;
-        };
-        let edge =
-            edge.filter(|&edge| is_after(edge, recovery.lost_before) && !is_after(edge, next));
-        recovery.lost_before = edge.unwrap_or(recovery.lost_before);
-        recovery.dealt_with.advance(first);
-        recovery.forget_lost_repetition(first, sure);
-        for &range in self.arrived.ranges() {
-            recovery.dealt_with.add(range, first, next);
-        }
-        recovery.credit = recovery
-            .credit
-            .saturating_add(news + self.mss)
-            .min(self.most);
-        self.rewind_if_worth_it(next, now);
-    }
-
-    fn rewind_if_worth_it(&mut self, next: u32, now: Instant) {
-        let (missing, may) = (self.missing(), self.may_send(next) > 0);
-        let pause = self.round_trip.smoothed.unwrap_or_default() / 4;
-        if let Some(recovery) = &mut self.recovery
-            && missing > 0
-            && may
-            && recovery.rested_at.is_none_or(|at| at <= now)
-        {
-            recovery.rested_at = Some(now + pause);
-            self.rewinding = true;
-        }
-    }
-
-    /// Appropriate byte counting (RFC 3465): one acknowledgement of many segments counts for all of them. In recovery the
-    /// window stays.
-    fn grow(&mut self, bytes: u32) {
-        let [now, before] = self.used;
-        let used = now.max(before).saturating_mul(2) >= self.window;
-        if bytes == 0 || !used || self.recovery.is_some() {
-            return;
-        }
-        let slow = self
-            .threshold
-            .is_some_and(|threshold| self.window >= threshold);
-        let step = match slow {
-            true => (u64::from(self.mss) * u64::from(bytes) / u64::from(self.window)) as u32,
-            false => bytes,
-        };
-        self.window = self.window.saturating_add(step.max(1)).min(self.most);
-    }
-
-    fn sample(&mut self, number: u32, now: Instant) {
-        if let Some((end, sent)) = self.timed
-            && !is_after(end, number)
-        {
-            self.timed = None;
-            self.round_trip.sample(now - sent);
-        }
-    }
-}
-
-/// What goes out.
-impl Sender {
-    /// The window that smoltcp is shown, in bytes from the first unacknowledged one on. It reaches to SND.NXT in any case, so that
-    /// smoltcp, once rewound, comes by all that is missing; [`Sender::sent`] decides what of it goes out. Behind that there is room
-    /// for whole segments only.
-    pub(super) fn allowed(&self, next: u32) -> u32 {
-        let whole = self.may_send(next) / self.mss.max(1) * self.mss;
-        self.flight(next).saturating_add(whole)
-    }
-
-    /// SND.UNA; `None` before anything was acknowledged.
-    pub(super) fn first(&self) -> Option<u32> {
-        self.first
-    }
-
-    /// Whether smoltcp is to be rewound; asked once.
-    pub(super) fn take_rewinding(&mut self) -> bool {
-        std::mem::take(&mut self.rewinding)
-    }
-
-    /// Takes note of a SYN that goes out, for the first time or again.
-    pub(super) fn sent_syn(&mut self, end: u32, now: Instant) {
-        let first_time = !std::mem::replace(&mut self.syn_sent, true);
-        self.timed = first_time.then_some((end, now));
-    }
-
-    /// Takes note of data or FIN that smoltcp sends; false when it must not go out.
-    pub(super) fn sent(&mut self, sent: &Sent, now: Instant) -> bool {
-        let first = self.first.unwrap_or(sent.sequence);
-        // smoltcp may cut what it sends again differently, and go on with news in the same segment.
-        let repeated = is_after(sent.before, sent.sequence);
-        let news = is_after(sent.end, sent.before);
-        if !news && !self.repeats(sent, first) {
-            return false;
-        }
-        self.used[0] = self.used[0].max(sent.end.wrapping_sub(first));
-        if self.probe_at.is_none() {
-            self.arm_probe(sent.end.wrapping_sub(first), now);
-        }
-        if let Some(recovery) = &mut self.recovery {
-            let bytes = sent.end.wrapping_sub(sent.sequence);
-            recovery.credit = recovery.credit.saturating_sub(bytes);
-        }
-        if repeated || self.recovery.is_some() {
-            // What is acknowledged may be either copy (RFC 6298 section 3), or wait for what is missing before it.
-            self.timed = None;
+            .is_some_and(|recovery| recovery.first_due);
+        let room = self.cubic.window().saturating_sub(self.board.pipe());
+        let room = if forced { room.max(size) } else { room };
+        let whole = self.reach(start, end.since(start), size);
+        let len = whole.min(most).min(if room < whole {
+            room / size * size
         } else {
-            self.timed.get_or_insert((sent.end, now));
-        }
-        true
-    }
-
-    /// Whether a segment is worth repeating now; the first one always is.
-    fn repeats(&mut self, sent: &Sent, first: u32) -> bool {
-        let may = sent.sequence == first || self.may_send(sent.before) > 0;
-        let Some(recovery) = &mut self.recovery else {
-            // Nothing is known to be lost: somebody rewound smoltcp to probe.
-            return may && sent.sequence == first;
-        };
-        let lost = is_after(recovery.lost_before, sent.sequence);
-        if !may || !lost || recovery.dealt_with.covers(sent.sequence, sent.end) {
-            return false;
-        }
-        recovery.repeated.push((sent.sequence, sent.before));
-        recovery
-            .dealt_with
-            .add((sent.sequence, sent.end), first, sent.before);
-        true
-    }
-
-    fn flight(&self, next: u32) -> u32 {
-        next.wrapping_sub(self.first.unwrap_or(next))
-    }
-
-    /// Bytes that are lost and were not sent again.
-    fn missing(&self) -> u32 {
-        let (Some(recovery), Some(first)) = (&self.recovery, self.first) else {
-            return 0;
-        };
-        if !is_after(recovery.lost_before, first) {
-            return 0;
-        }
-        let span = recovery.lost_before.wrapping_sub(first);
-        span.saturating_sub(recovery.dealt_with.bytes_before(recovery.lost_before))
-    }
-
-    /// Bytes that may go out now, new ones or again.
-    fn may_send(&self, next: u32) -> u32 {
-        let gone = self.arrived.bytes() + self.missing();
-        let pipe = self.flight(next).saturating_sub(gone);
-        let room = self.window.saturating_sub(pipe);
-        match &self.recovery {
-            Some(recovery) => room.min(recovery.credit),
-            None => room,
-        }
-    }
-
-    /// smoltcp sends everything again, because its timer ran out: what seemed to have arrived may have been thrown away (RFC
-    /// 2018 section 8).
-    pub(super) fn timed_out(&mut self, next: u32) {
-        self.arrived.clear();
-        self.lose_all(next, self.mss);
-        self.rewinding = false;
-    }
-
-    /// Something is missing: less is sent.
-    fn lose(&mut self, next: u32) {
-        // What is lost in recovery is a repetition: the window was still too large.
-        let from = match (&self.recovery, self.threshold) {
-            (Some(_), Some(threshold)) => threshold,
-            (Some(_) | None, _) => self.window.min(self.used[0].max(self.used[1])),
-        };
-        let kept = (from / 10 * BACKOFF_TENTHS).max(2 * self.mss);
-        self.threshold = Some(kept);
-        self.window = kept;
-        self.timed = None;
-        self.recovery = Some(Recovery {
-            until: next,
-            lost_before: self.first.unwrap_or(next),
-            ..Recovery::default()
+            room
         });
+        if len == 0 {
+            return None;
+        }
+        Some(self.send_again(start, start.plus(len), now))
     }
 
-    /// All that did not arrive is lost.
-    fn lose_all(&mut self, next: u32, credit: u32) {
-        self.lose(next);
-        let first = self.first.unwrap_or(next);
+    fn send_again(&mut self, start: Seq, end: Seq, now: Time) -> Outbound {
+        self.board.sent_again(start, end, now);
+        self.active_at = now;
         if let Some(recovery) = &mut self.recovery {
-            recovery.lost_before = next;
-            recovery.credit = credit;
-            for &range in self.arrived.ranges() {
-                recovery.dealt_with.add(range, first, next);
-            }
+            recovery.sent(end.since(start));
         }
-        self.rewinding = true;
+        self.outbound(start, end)
     }
 
-    /// Does what is due when nothing is heard: the last segments may be lost, and nothing would tell (RFC 8985 section 7).
-    /// `next` is SND.NXT.
-    pub(super) fn probe(&mut self, next: u32, now: Instant) {
-        if self.probe_at.is_none_or(|at| at > now) {
-            return;
+    /// A tail loss probe (RFC 8985 section 7.3): something new if there is, or the last segment again.
+    fn tail(&mut self, size: u32, now: Time) -> Option<Outbound> {
+        let room = self.edge.distance(self.nxt).max(0).cast_unsigned();
+        let waiting = self.waiting().min(size);
+        if waiting > 0 && room >= waiting {
+            let sent = self.send_new(waiting, now);
+            self.tail_probe = Some((self.nxt, false));
+            return Some(sent);
         }
-        self.probe_at = None;
-        let flight = self.flight(next);
-        if flight == 0 || flight > 1 << 31 {
-            return;
+        let (start, end) = self.board.last(size)?;
+        self.tail_probe = Some((self.nxt, true));
+        Some(self.send_again(start, end, now))
+    }
+
+    /// Bytes that were queued and never sent.
+    fn waiting(&self) -> u32 {
+        if self.fin.is_some() {
+            return 0;
         }
-        self.probes += 1;
-        if self.probes == 1 && self.recovery.is_none() {
-            // It is too early to conclude anything; perhaps the peer is only slow to answer.
-            self.rewinding = true;
+        self.outgoing.len() as u32 - self.nxt.since(self.una)
+    }
+
+    fn next_new(&mut self, size: u32, most: u32, now: Time) -> Option<Outbound> {
+        let waiting = self.waiting();
+        let fin_due = self.finishing && self.fin.is_none();
+        if waiting == 0 && !fin_due {
+            return None;
+        }
+        self.restart_after_idle(now);
+        let room = self.edge.distance(self.nxt).max(0).cast_unsigned();
+        let allowed = self.cubic.window().saturating_sub(self.board.pipe());
+        let whole = self.reach(self.nxt, waiting.min(most), size);
+        let len = self.whole_segments(whole, room, allowed, size);
+        if len < whole && allowed < whole {
+            self.held_back_at = Some(self.nxt);
+        }
+        if len == 0 && !(fin_due && waiting == 0 && (room > 0 || self.board.is_empty())) {
+            return None;
+        }
+        Some(self.send_new(len, now))
+    }
+
+    /// How much of `whole` bytes may go out. A short segment does not, unless it is the last or the peer's window is always that small (RFC
+    /// 9293 section 3.8.6.2.1).
+    fn whole_segments(&self, whole: u32, room: u32, allowed: u32, size: u32) -> u32 {
+        let len = whole.min(room).min(allowed);
+        if len == whole {
+            return len;
+        }
+        match len / size * size {
+            0 if len == room && len >= self.largest / 2 => len,
+            0 if len == room && self.probe == Some(Probe::Window) => len,
+            segments => segments,
+        }
+    }
+
+    fn send_new(&mut self, len: u32, now: Time) -> Outbound {
+        let start = self.nxt;
+        let fin = self.finishing && len == self.waiting() && self.fin.is_none();
+        if fin {
+            self.fin = Some(start.plus(len));
+        }
+        let end = start.plus(len).plus(u32::from(fin));
+        if self.board.is_empty() {
+            self.progress_at = now;
+        }
+        self.board.sent(start, end, now);
+        self.nxt = end;
+        self.active_at = now;
+        self.persist_at = None;
+        if self.probe == Some(Probe::Window) {
+            self.probe = None;
+        }
+        if let Some(recovery) = &mut self.recovery {
+            recovery.sent(end.since(start));
+        }
+        self.outbound(start, end)
+    }
+
+    fn outbound(&self, start: Seq, end: Seq) -> Outbound {
+        let fin = self.fin.is_some_and(|fin| end.is_after(fin));
+        Outbound {
+            seq: start,
+            len: end.since(start) - u32::from(fin),
+            fin,
+            push: end == self.nxt && self.waiting() == 0,
+        }
+    }
+
+    /// How much of `len` sequence numbers can be handed out at once: what lies in two pieces, in whole segments.
+    fn reach(&self, start: Seq, len: u32, size: u32) -> u32 {
+        let offset = start.since(self.una);
+        let data = (self.outgoing.len() as u32 - offset.min(self.outgoing.len() as u32)).min(len);
+        let [one, two] = self.outgoing.slices(offset, data as usize);
+        let found = (one.len() + two.len()) as u32;
+        if found == data {
+            return len;
+        }
+        if found < size {
+            found
         } else {
-            self.lose_all(next, self.mss);
+            found / size * size
         }
-        self.arm_probe(flight, now);
     }
 
-    pub(super) fn probe_at(&self) -> Option<Instant> {
-        self.probe_at
-    }
-
-    /// `flight` in bytes.
-    fn arm_probe(&mut self, flight: u32, now: Instant) {
-        self.probe_at = None;
-        if flight == 0 {
-            return;
+    /// The payload of what [`Sender::next`] gave.
+    pub(super) fn payload(&self, seq: Seq, len: u32) -> [&[u8]; 2] {
+        if len == 0 {
+            return [&[], &[]];
         }
-        let margin = match flight <= self.mss {
-            true => DELAYED_ACKNOWLEDGEMENT,
-            false => PROBE_MARGIN,
-        };
-        let RoundTrip {
-            smoothed,
-            variation,
-        } = self.round_trip;
-        let wait = smoothed.map_or(FIRST_WAIT, |smoothed| smoothed * 2 + variation * 2 + margin);
-        self.probe_at = Some(now + (wait * (1 << self.probes.min(16))).min(LONGEST_WAIT));
+        self.outgoing.slices(seq.since(self.una), len as usize)
     }
-}
 
-impl RoundTrip {
-    fn sample(&mut self, taken: Duration) {
-        let Some(smoothed) = self.smoothed else {
-            self.smoothed = Some(taken);
-            self.variation = taken / 2;
-            return;
-        };
-        let off = smoothed.max(taken) - smoothed.min(taken);
-        self.variation = (self.variation * 3 + off) / 4;
-        self.smoothed = Some((smoothed * 7 + taken) / 8);
+    fn restart_after_idle(&mut self, now: Time) {
+        if self.board.is_empty() {
+            let idle = now.since(self.active_at);
+            self.cubic.paused(idle, self.round_trip.timeout());
+            self.active_at = now;
+        }
     }
 }

@@ -44,7 +44,7 @@ fn echo(src: SocketAddr, dst: SocketAddr, sequence: u16, payload: &[u8]) -> Vec<
 
 fn packets(stack: &mut Netstack) -> Vec<Vec<u8>> {
     let mut packets = Vec::new();
-    while let Some(packet) = stack.poll_packet() {
+    while let Some(packet) = stack.poll_segment() {
         packets.push(packet.to_vec());
     }
     packets

@@ -7,6 +7,7 @@
     reason = "the whole crate is tests; lints make exceptions only for the functions marked as such"
 )]
 
+mod cut;
 mod datagrams;
 mod link;
 mod openings;

@@ -74,9 +74,9 @@ impl Single {
 
     /// The one packet that comes out, if any; its checksums are right.
     fn answer(&mut self) -> Option<Vec<u8>> {
-        let packet = self.stack.poll_packet()?.to_vec();
+        let packet = self.stack.poll_segment()?.to_vec();
         assert!(checksum::verify(&Ip::parse(&packet).unwrap()));
-        assert_eq!(self.stack.poll_packet(), None);
+        assert_eq!(self.stack.poll_segment(), None);
         Some(packet)
     }
 
@@ -344,6 +344,30 @@ fn reset_by_the_peer() {
     assert_eq!(single.answer(), None);
 }
 
+/// An answer to something old does not take away what was received before both sides finished (RFC 1337).
+#[test]
+fn reset_after_both_finished() {
+    let mut single = Single::v4();
+    let (flow, theirs) = single.connected(100);
+    single.stack.tcp_finish(flow, single.now);
+    single.answered();
+    single.segment(
+        TcpFlags::ACK.with(TcpFlags::FIN),
+        101,
+        theirs + 1,
+        b"unread",
+    );
+    assert_eq!(single.answered(), (TcpFlags::ACK, theirs + 1, 108));
+    single.segment(TcpFlags::RST, 108, 0, b"");
+    assert_eq!(single.stack.poll_event(), Some(Event::TcpReadable { flow }));
+    assert_eq!(single.stack.tcp_recv(flow, &mut [0; 8], single.now), 6);
+    let ends = [Event::TcpPeerFinished { flow }, Event::TcpClosed { flow }];
+    assert_eq!(
+        [single.stack.poll_event(), single.stack.poll_event()],
+        ends.map(Some)
+    );
+}
+
 #[test]
 fn aborted_by_the_caller() {
     let mut single = Single::v4();
@@ -559,4 +583,86 @@ fn addresses_that_are_no_hosts() {
     let flow = single.opening();
     single.stack.tcp_accept(flow, single.now);
     assert_eq!(single.stack.poll_event(), Some(Event::TcpReset { flow }));
+}
+
+/// Only the exact number resets; one that is near is asked about (RFC 5961 section 3), and what was never sent is not acknowledged.
+#[test]
+fn guessed_numbers() {
+    let mut single = Single::v4();
+    let (flow, theirs) = single.connected(100);
+    single.segment(TcpFlags::RST, 150, 0, b"");
+    assert_eq!(single.answered(), (TcpFlags::ACK, theirs, 101));
+    single.segment(TcpFlags::RST, 5_000_000, 0, b"");
+    assert_eq!(single.answer(), None);
+    single.segment(TcpFlags::ACK, 101, theirs.wrapping_add(500), b"forged");
+    assert_eq!(single.answered(), (TcpFlags::ACK, theirs, 101));
+    assert_eq!(
+        (single.stack.poll_event(), single.stack.tcp_recv_ready(flow)),
+        (None, 0)
+    );
+    for _ in 0..100 {
+        single.segment(TcpFlags::RST, 150, 0, b"");
+    }
+    let answers = std::iter::from_fn(|| single.stack.poll_segment().map(<[u8]>::len)).count();
+    assert!(answers <= 10, "{answers}");
+    single.segment(TcpFlags::RST, 101, 0, b"");
+    assert_eq!(single.stack.poll_event(), Some(Event::TcpReset { flow }));
+}
+
+/// A peer without selective acknowledgements: the third duplicate means a loss (RFC 5681 section 3.2).
+#[test]
+fn three_duplicates() {
+    let mut single = Single::v4();
+    let (flow, theirs) = single.connected(100);
+    assert_eq!(single.stack.tcp_send(flow, &[7; 3000], single.now), 3000);
+    let sent = std::iter::from_fn(|| single.stack.poll_segment().map(<[u8]>::len)).count();
+    assert!(sent >= 5, "536 bytes each, {sent}");
+    for _ in 0..2 {
+        single.segment(TcpFlags::ACK, 101, theirs, b"");
+        assert_eq!(single.answer(), None);
+    }
+    single.segment(TcpFlags::ACK, 101, theirs, b"");
+    assert_eq!(single.answered(), (TcpFlags::ACK, theirs, 101));
+    // It fills the gap, and the peer had the rest.
+    single.segment(TcpFlags::ACK, 101, theirs.wrapping_add(3000), b"");
+    assert_eq!(
+        (single.answer(), single.stack.tcp_send_queue_free(flow)),
+        (None, 64 * 1024)
+    );
+}
+
+/// A closed window is probed, ever more rarely, for as long as the peer answers.
+#[test]
+fn a_closed_window_is_probed() {
+    let mut single = Single::v4();
+    let (flow, theirs) = single.connected(100);
+    let closed = build::Segment {
+        sequence: 101,
+        acknowledgement: theirs,
+        flags: TcpFlags::ACK,
+        ..build::Segment::default()
+    };
+    let mut out = [0; 60];
+    let len = build::tcp(single.src, single.dst, &closed, &mut out).unwrap();
+    single.stack.handle_packet(&out[..len], single.now);
+    assert_eq!(single.stack.tcp_send(flow, b"waiting", single.now), 7);
+    assert_eq!(single.answer(), None);
+    let (mut probes, start) = (Vec::new(), single.now);
+    while single.now - start < Duration::from_secs(600) {
+        single.now = single.stack.poll_timeout().unwrap().0;
+        single.stack.handle_timeout(single.now);
+        if let Some(packet) = single.answer() {
+            let tcp = Ip::parse(&packet).unwrap().tcp().unwrap();
+            assert_eq!(
+                (tcp.sequence(), tcp.payload().len()),
+                (theirs.wrapping_sub(1), 0)
+            );
+            probes.push(single.now - start);
+            single.stack.handle_packet(&out[..len], single.now);
+        }
+    }
+    assert!((10..=25).contains(&probes.len()), "{probes:?}");
+    assert!(probes[0] <= Duration::from_secs(1), "{probes:?}");
+    single.segment(TcpFlags::ACK, 101, theirs, b"");
+    assert_eq!(single.answered().0, TcpFlags::ACK.with(TcpFlags::PSH));
 }

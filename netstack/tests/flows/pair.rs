@@ -8,6 +8,7 @@ use kvpn_netstack::{Config, Event, FlowId, Netstack};
 
 use kvpn_wire::packet::Ip;
 
+use crate::cut;
 use crate::link::{Link, Quality, Rng};
 
 pub const CLIENT: usize = 0;
@@ -176,6 +177,16 @@ pub struct Pair {
     /// Of a thousand packets, how many get a bit turned.
     pub turned_bits: u64,
     rng: Rng,
+    /// Of a thousand times that something can be read, how often that waits for up to half a second.
+    pub reluctance: u64,
+    put_off: Vec<(Instant, usize, FlowId)>,
+    /// When bytes last arrived at a program, and the longest pause between two such times.
+    arrived: Instant,
+    pub longest_pause: Duration,
+    /// Super-packets go over the link as they are.
+    pub supers: bool,
+    /// What each stack was told.
+    pub mtus: [usize; 2],
     /// Print what goes over the link and what happens.
     pub trace: bool,
 }
@@ -203,6 +214,7 @@ impl Pair {
 
     pub fn with(configs: [Config; 2], quality: Quality, seed: u64) -> Self {
         let now = start();
+        let mtus = [configs[0].mtu, configs[1].mtu];
         Self {
             stacks: configs.map(|config| Netstack::new(config, now)),
             links: [
@@ -217,6 +229,12 @@ impl Pair {
             wakes: 0,
             turned_bits: 0,
             rng: Rng(seed | 1),
+            reluctance: 0,
+            put_off: Vec::new(),
+            arrived: now,
+            longest_pause: Duration::ZERO,
+            supers: false,
+            mtus,
             trace: false,
         }
     }
@@ -261,7 +279,8 @@ impl Pair {
             let timeout = self.stacks[side].poll_timeout().map(|(at, _)| at);
             [timeout, self.links[side].next()]
         });
-        let Some(next) = times.into_iter().flatten().flatten().min() else {
+        let later = self.put_off.iter().map(|&(at, ..)| at).min();
+        let Some(next) = times.into_iter().flatten().flatten().chain(later).min() else {
             return false;
         };
         if next > until {
@@ -269,10 +288,20 @@ impl Pair {
             return false;
         }
         self.now = self.now.max(next);
+        self.read_what_was_put_off();
         for side in [CLIENT, SERVER] {
             self.deliver(side);
         }
         true
+    }
+
+    fn read_what_was_put_off(&mut self) {
+        let now = self.now;
+        for (_, side, flow) in self.put_off.extract_if(.., |&mut (at, ..)| at <= now) {
+            if let Some(program) = self.programs[side].get_mut(&flow) {
+                program.take(Event::TcpReadable { flow }, &mut self.stacks[side], now);
+            }
+        }
     }
 
     fn deliver(&mut self, side: usize) {
@@ -302,19 +331,10 @@ impl Pair {
                 }
                 self.dispatch(side, event);
             }
-            while let Some(packet) = self.stacks[side].poll_packet() {
+            while let Some(packets) = self.emit(side) {
                 idle = false;
-                if self.trace {
-                    println!(
-                        "{:?} {side} sends {}",
-                        self.now - self.start,
-                        describe(packet)
-                    );
-                }
-                let lost = self.links[1 - side].lost;
-                self.links[1 - side].send(packet, self.now);
-                if self.trace && self.links[1 - side].lost > lost {
-                    println!("  lost");
+                for packet in packets {
+                    self.carry(1 - side, &packet);
                 }
             }
             if idle {
@@ -323,7 +343,36 @@ impl Pair {
         }
     }
 
+    /// What a stack emits next, as packets; as one, where the link carries super-packets.
+    fn emit(&mut self, side: usize) -> Option<Vec<Vec<u8>>> {
+        let emitted = self.stacks[side].poll_packet()?;
+        Some(match self.supers {
+            true => vec![cut::joined(&emitted)],
+            false => cut::packets(&emitted, self.mtus[side]),
+        })
+    }
+
+    fn carry(&mut self, to: usize, packet: &[u8]) {
+        if self.trace {
+            let (at, from) = (self.now - self.start, 1 - to);
+            println!("{at:?} {from} sends {}", describe(packet));
+        }
+        let lost = self.links[to].lost;
+        self.links[to].send(packet, self.now);
+        if self.trace && self.links[to].lost > lost {
+            println!("  lost");
+        }
+    }
+
     fn dispatch(&mut self, side: usize, event: Event) {
+        if matches!(event, Event::TcpReadable { .. }) {
+            self.longest_pause = self.longest_pause.max(self.now - self.arrived);
+            self.arrived = self.now;
+            if self.rng.chance(self.reluctance) {
+                let at = self.now + Duration::from_millis(self.rng.below(500));
+                return self.put_off.push((at, side, event.flow()));
+            }
+        }
         let stack = &mut self.stacks[side];
         if let Some(program) = self.programs[side].get_mut(&event.flow()) {
             return program.take(event, stack, self.now);

@@ -27,7 +27,7 @@ fn drain(stack: &mut Netstack, now: std::time::Instant, rng: &mut Rng) {
             | Event::Expired { .. } => {}
         }
     }
-    while stack.poll_packet().is_some() {}
+    while stack.poll_segment().is_some() {}
 }
 
 proptest! {
@@ -115,7 +115,7 @@ proptest! {
             let len = kvpn_wire::packet::build::tcp(src, dst, &segment, &mut out).unwrap();
             stack.handle_packet(&out[..len], now);
             stack.handle_timeout(now);
-            while let Some(packet) = stack.poll_packet() {
+            while let Some(packet) = stack.poll_segment() {
                 let tcp = kvpn_wire::packet::Ip::parse(packet).unwrap().tcp().unwrap();
                 known_next = tcp.acknowledgement();
                 known_ack = tcp.sequence().wrapping_add(tcp.sequence_len());
@@ -143,7 +143,7 @@ fn a_stack_that_is_not_drained_stays_small() {
     }
     assert!(client.dropped().output_full > 3000);
     let mut count = 0;
-    while let Some(packet) = client.poll_packet() {
+    while let Some(packet) = client.poll_segment() {
         server.handle_packet(packet, now);
         count += 1;
     }

@@ -1,102 +1,245 @@
-//! How much two stacks back to back move, and how fast flows grow on long and lossy paths. Figures to read, run by hand: `cargo test -p
-//! kvpn-netstack --release -- --ignored --nocapture throughput`. Nothing is asserted about time.
+//! What a segment costs each side, what a flow costs in memory, how fast flows grow on long and lossy paths. Figures to read, run by hand:
+//! `cargo test -p kvpn-netstack --release -- --ignored --nocapture --test-threads 1`. Nothing is asserted about time.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use kvpn_netstack::{Config, Event, FlowId, Netstack};
 
 use crate::link::Quality;
-use crate::pair::{Pair, SERVER, Script, client_addr, server_addr};
+use crate::pair::{Pair, SERVER, Script, client_addr, server_addr, start};
 
-const GIB: usize = 1 << 30;
+/// Bytes moved in one measurement.
+const BYTES: usize = 2 << 30;
+/// Segments that come in one batch, as one `recvmsg` with UDP_GRO gives.
+const BATCH: usize = 46;
+
+/// What each side took for one-way bulk, without what is between them.
+///
+/// Batches are timed one by one, and the median counts: the machine does other things beside.
+#[derive(Default)]
+struct Cost {
+    sending: Vec<f64>,
+    receiving: Vec<f64>,
+    segments: u32,
+    acknowledgements: u32,
+}
+
+impl Cost {
+    /// Ends a batch: nanoseconds a segment.
+    fn batch(times: &mut Vec<f64>, took: Duration, segments: usize) {
+        if segments > 0 {
+            times.push(took.as_secs_f64() * 1e9 / segments as f64);
+        }
+    }
+}
+
+fn median(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
 
 #[test]
 #[ignore = "a measurement"]
-#[expect(clippy::disallowed_methods, reason = "it measures time")]
 fn throughput() {
-    for mtu in [1360, 16_000] {
-        let start = Instant::now();
-        let (moved, packets) = pump(GIB, mtu, Instant::now);
-        let seconds = start.elapsed().as_secs_f64();
-        let gigabits = moved as f64 * 8.0 / 1e9 / seconds;
+    for (name, supers) in [("segments", false), ("super-packets", true)] {
+        let mut cost = pump(supers);
         println!(
-            "mtu {mtu}: {gigabits:.2} Gbit/s one way, {:.0} ns a packet, both stacks",
-            seconds * 1e9 / packets as f64
+            "{name}: {:.0} ns to send, {:.0} ns to receive each of {} segments; {} acknowledgements",
+            median(&mut cost.sending),
+            median(&mut cost.receiving),
+            cost.segments,
+            cost.acknowledgements,
         );
     }
 }
 
-/// Moves bytes from one stack to the other as fast as they go, in batches as a driver would.
-fn pump(bytes: usize, mtu: usize, clock: impl Fn() -> Instant) -> (usize, usize) {
-    let config = Config {
-        mtu,
-        ..Config::default()
-    };
-    let [mut client, mut server] = [1, 2].map(|seed| {
-        Netstack::new(
-            Config {
-                seed,
-                ..config.clone()
-            },
-            clock(),
-        )
+/// Runs `act` and adds what it took.
+#[expect(clippy::disallowed_methods, reason = "it measures time")]
+fn timed<R>(total: &mut Duration, act: impl FnOnce(Instant) -> R) -> R {
+    let start = Instant::now();
+    let result = act(start);
+    *total += start.elapsed();
+    result
+}
+
+/// Two stacks, a flow between them.
+struct Bulk {
+    client: Netstack,
+    server: Netstack,
+    to: FlowId,
+    from: Option<FlowId>,
+    cost: Cost,
+    packets: Vec<Vec<u8>>,
+    waiting: VecDeque<usize>,
+    spare: Vec<usize>,
+    answers: Vec<Vec<u8>>,
+}
+
+/// Moves bytes one way as fast as they go, in batches as a driver would.
+fn pump(supers: bool) -> Cost {
+    let now = start();
+    let [mut client, server] = [1, 2].map(|seed| {
+        let config = Config {
+            seed,
+            ..Config::default()
+        };
+        Netstack::new(config, now)
     });
     let to = client
-        .tcp_connect(client_addr(1000), server_addr(), clock())
+        .tcp_connect(client_addr(1000), server_addr(), now)
         .unwrap();
-    let mut from = None;
-    let (mut sent, mut received, mut packets) = (0, 0, 0);
-    while received < bytes {
-        let now = clock();
-        while sent < bytes {
-            let taken = client.tcp_send_with(to, now, |free| free.len().min(bytes - sent));
-            sent += taken;
-            if taken == 0 {
+    let mut bulk = Bulk {
+        client,
+        server,
+        to,
+        from: None,
+        cost: Cost::default(),
+        packets: Vec::new(),
+        waiting: VecDeque::new(),
+        spare: Vec::new(),
+        answers: Vec::new(),
+    };
+    let mut received = 0;
+    while received < BYTES {
+        bulk.send(supers);
+        received += bulk.receive();
+    }
+    bulk.cost
+}
+
+impl Bulk {
+    /// The caller's bytes in, packets out; cutting them is not timed.
+    fn send(&mut self, supers: bool) {
+        let (client, to) = (&mut self.client, self.to);
+        let (mut took, mut segments) = (Duration::ZERO, 0);
+        timed(&mut took, |now| {
+            client.handle_timeout(now);
+            for answer in self.answers.drain(..) {
+                client.handle_packet(&answer, now);
+            }
+            while client.poll_event().is_some() {}
+            while client.tcp_send_with(to, now, |free| free.len()) > 0 {}
+        });
+        while self.waiting.len() < 2 * BATCH {
+            let Some(emitted) = timed(&mut took, |_| client.poll_packet()) else {
                 break;
+            };
+            let made = match supers {
+                true => vec![crate::cut::joined(&emitted)],
+                false => crate::cut::packets(&emitted, 1360),
+            };
+            segments += segments_of(emitted.total_len() - emitted.header.len());
+            for packet in made {
+                let slot = self.spare.pop().unwrap_or(self.packets.len());
+                self.packets
+                    .resize_with(self.packets.len().max(slot + 1), Vec::new);
+                self.packets[slot] = packet;
+                self.waiting.push_back(slot);
             }
         }
-        packets += carry(&mut client, &mut server, now);
-        from = from.or_else(|| accept(&mut server, now));
-        if let Some(from) = from {
-            received += read_all(&mut server, from, now);
-        }
-        while server.poll_event().is_some() {}
-        packets += carry(&mut server, &mut client, now);
-        while client.poll_event().is_some() {}
-        client.handle_timeout(now);
-        server.handle_timeout(now);
+        Cost::batch(&mut self.cost.sending, took, segments);
+        self.cost.segments += segments as u32;
     }
-    (received, packets)
+
+    /// One batch in, its bytes and answers out.
+    fn receive(&mut self) -> usize {
+        let Self {
+            server,
+            packets,
+            waiting,
+            spare,
+            from,
+            answers,
+            ..
+        } = self;
+        let mut took = Duration::ZERO;
+        let received = timed(&mut took, |now| {
+            server.handle_timeout(now);
+            for _ in 0..BATCH {
+                let Some(slot) = waiting.pop_front() else {
+                    break;
+                };
+                server.handle_packet(&packets[slot], now);
+                spare.push(slot);
+            }
+            while let Some(event) = server.poll_event() {
+                if let Event::TcpOpening { flow, .. } = event {
+                    server.tcp_accept(flow, now);
+                    *from = Some(flow);
+                }
+            }
+            let mut received = 0;
+            while let Some(flow) = *from {
+                let taken = server.tcp_recv_with(flow, now, <[u8]>::len);
+                received += taken;
+                if taken == 0 {
+                    break;
+                }
+            }
+            while let Some(answer) = server.poll_packet() {
+                answers.push(answer.header.to_vec());
+            }
+            received
+        });
+        Cost::batch(&mut self.cost.receiving, took, segments_of(received));
+        self.cost.acknowledgements += self.answers.len() as u32;
+        received
+    }
 }
 
-fn accept(server: &mut Netstack, now: Instant) -> Option<FlowId> {
-    let Event::TcpOpening { flow, .. } = server.poll_event()? else {
-        return None;
+fn segments_of(bytes: usize) -> usize {
+    bytes.div_ceil(1320)
+}
+
+#[test]
+#[ignore = "a measurement"]
+#[expect(clippy::disallowed_methods, reason = "it measures time")]
+fn many_flows() {
+    for flows in [0, 1000, 20_000] {
+        let before = resident();
+        let began = Instant::now();
+        let pair = idle_flows(flows);
+        let seconds = began.elapsed().as_secs_f64();
+        let bytes = resident().saturating_sub(before);
+        println!(
+            "{flows} idle flows: {} bytes each (both ends), {:.0} connections a second, {} bytes in buffers",
+            bytes / (flows * 2).max(1),
+            flows as f64 / seconds,
+            pair.stacks[SERVER].memory_used(),
+        );
+    }
+}
+
+/// Opens flows that move something and stay.
+fn idle_flows(count: usize) -> Pair {
+    let config = Config {
+        max_flows: 50_000,
+        seed: 5,
+        ..Config::default()
     };
-    server.tcp_accept(flow, now);
-    Some(flow)
-}
-
-fn read_all(stack: &mut Netstack, flow: FlowId, now: Instant) -> usize {
-    let mut received = 0;
-    loop {
-        let taken = stack.tcp_recv_with(flow, now, <[u8]>::len);
-        received += taken;
-        if taken == 0 {
-            return received;
+    let mut pair = Pair::with([config.clone(), config], Quality::PERFECT, 5);
+    for port in 0..count {
+        let [client, server] = Script::both_ways(1, 100, 100);
+        let stay = |script| Script {
+            finish_last: true,
+            ..script
+        };
+        pair.open(10_000 + port as u16, [stay(client), stay(server)]);
+        if port % 64 == 0 {
+            pair.run_for(Duration::from_millis(1));
         }
     }
+    pair.run_for(Duration::from_secs(10));
+    assert_eq!(pair.stacks[SERVER].flows().tcp, count);
+    pair
 }
 
-/// One batch of at most 64 packets.
-fn carry(from: &mut Netstack, to: &mut Netstack, now: Instant) -> usize {
-    for count in 0..64 {
-        let Some(packet) = from.poll_packet() else {
-            return count;
-        };
-        to.handle_packet(packet, now);
-    }
-    64
+/// Bytes of this process in memory.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: usize = status.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096
 }
 
 #[test]

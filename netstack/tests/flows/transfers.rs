@@ -263,6 +263,135 @@ fn the_same_ports_again_at_once() {
     }
 }
 
+/// Super-packets on the link: each is one packet there, and several segments for who counts them.
+#[test]
+fn super_packets() {
+    for loss in [0, 20] {
+        let quality = Quality {
+            loss,
+            ..Quality::delayed(5)
+        };
+        let mut pair = Pair::new(quality, 12);
+        pair.supers = true;
+        pair.open(1000, Script::both_ways(1, 3_000_000, 2_000_000));
+        pair.run_until(PATIENCE, Pair::all_ended);
+        pair.assert_all_closed();
+    }
+}
+
+/// The path turns out narrower, or wider, while flows use it.
+#[test]
+fn the_mtu_changes() {
+    let wide = kvpn_netstack::Config {
+        mtu: 1420,
+        ..config(1)
+    };
+    let mut pair = Pair::with([wide.clone(), wide], Quality::delayed(5), 13);
+    pair.open(1000, Script::both_ways(1, 3_000_000, 3_000_000));
+    for mtu in [1280, 1420, 1360, 9000] {
+        pair.run_for(Duration::from_millis(60));
+        for side in [CLIENT, SERVER] {
+            pair.stacks[side].set_mtu(mtu);
+            pair.mtus[side] = mtu.min(1420);
+        }
+    }
+    pair.run_until(PATIENCE, Pair::all_ended);
+    pair.assert_all_closed();
+}
+
+/// Readers that stop fill the memory, and no more than that; when they go on, everything comes.
+#[test]
+fn memory_has_a_bound() {
+    const FLOWS: usize = 50;
+    const BUDGET: usize = 1 << 20;
+    let small = kvpn_netstack::Config {
+        memory: BUDGET,
+        ..kvpn_netstack::Config::default()
+    };
+    let mut pair = Pair::with([small.clone(), small], Quality::delayed(5), 14);
+    pair.reluctance = 1000;
+    for port in 1000..1000 + FLOWS as u16 {
+        pair.open(port, Script::both_ways(u64::from(port), 400_000, 400_000));
+    }
+    let mut most = 0;
+    while !pair.all_ended() {
+        pair.run_for(Duration::from_millis(20));
+        most = most
+            .max(pair.stacks[SERVER].memory_used())
+            .max(pair.stacks[CLIENT].memory_used());
+        assert!(pair.now - pair.start < PATIENCE);
+    }
+    pair.assert_all_closed();
+    assert!(most > BUDGET / 2, "{most}");
+    let floor = FLOWS * 2 * 16 * 1024;
+    assert!(most <= BUDGET + floor + (2 << 20) + (128 << 10), "{most}");
+}
+
+/// Goodput on a path that loses at random is at least what the average window allows that RFC 9438 (sections 4.3 and 5.1) derives for CUBIC.
+#[test]
+fn as_fast_as_cubic_may_be() {
+    const BYTES: usize = 64 << 20;
+    for (loss, bytes) in [(1, BYTES), (10, BYTES / 4)] {
+        let p = loss as f64 / 1000.0;
+        let cubic = 1.054 * (0.020_f64 / p).powf(0.75);
+        let reno = (0.529 * 1.7 / (2.0 * 0.3 * p)).sqrt();
+        let expected = cubic.max(reno) * 1320.0 * 8.0 / 0.020 / 1e6;
+        let quality = Quality {
+            loss,
+            ..Quality::delayed(10)
+        };
+        let configs = [1, 2].map(|seed| kvpn_netstack::Config {
+            seed,
+            ..kvpn_netstack::Config::default()
+        });
+        let mut pair = Pair::with(configs, quality, 5);
+        pair.open(1000, Script::both_ways(1, bytes, 0));
+        pair.run_until(Duration::from_secs(1000), Pair::all_ended);
+        pair.assert_all_closed();
+        let rate = bytes as f64 * 8.0 / 1e6 / (pair.now - pair.start).as_secs_f64();
+        assert!(
+            rate >= expected,
+            "{rate:.1} Mbit/s, not {expected:.1}, at {loss}/1000"
+        );
+    }
+}
+
+/// Both ends open the same flow at once (RFC 9293 section 3.5, figure 8).
+#[test]
+fn opened_by_both() {
+    let mut pair = Pair::new(Quality::delayed(5), 15);
+    let [client, server] = Script::both_ways(1, 50_000, 50_000);
+    pair.open(1000, [client, server]);
+    let flow = pair.stacks[SERVER]
+        .tcp_connect(crate::pair::server_addr(), client_addr(1000), pair.now)
+        .unwrap();
+    pair.programs[SERVER].insert(flow, crate::pair::Program::new(flow, server));
+    pair.run_until(PATIENCE, Pair::all_ended);
+    pair.assert_all_closed();
+}
+
+/// A link that reorders a lot, and loses nothing, is not taken for one that loses.
+#[test]
+fn reordering_is_not_loss() {
+    let quality = Quality {
+        jitter: Duration::from_millis(4),
+        ..Quality::delayed(10)
+    };
+    let mut pair = Pair::with(
+        [config(1), config(2)].map(|config| kvpn_netstack::Config {
+            tcp_buffer: 4 << 20,
+            ..config
+        }),
+        quality,
+        16,
+    );
+    pair.open(1000, Script::both_ways(1, 20_000_000, 0));
+    pair.run_until(PATIENCE, Pair::all_ended);
+    pair.assert_all_closed();
+    let seconds = (pair.now - pair.start).as_secs_f64();
+    assert!(seconds < 3.0, "{seconds} s for 20 MB");
+}
+
 proptest! {
     /// Loss, repetition and reordering change nothing but the time it takes.
     #[test]
@@ -291,5 +420,44 @@ proptest! {
         pair.open(client_addr(1000).port(), [client, server]);
         pair.run_until(PATIENCE, Pair::all_ended);
         pair.assert_all_closed();
+    }
+
+    /// As above, with readers that stop, little memory, links that carry super-packets, several flows, other MTUs.
+    #[test]
+    fn bad_links_and_little_room(
+        seed in 1..u64::MAX / 4,
+        loss in 0..50_u64,
+        duplication in 0..50_u64,
+        millis in (0..40_u64, 0..10_u64),
+        buffer in 4096..400_000_usize,
+        memory in 0..400_000_usize,
+        reluctance in 0..600_u64,
+        mtus in prop::array::uniform2(1280..3000_usize),
+        supers: bool,
+        flows in 1..4_u16,
+    ) {
+        let quality = Quality {
+            delay: Duration::from_millis(millis.0),
+            jitter: Duration::from_millis(millis.1),
+            loss,
+            duplication,
+            ..Quality::PERFECT
+        };
+        let configs = mtus.map(|mtu| kvpn_netstack::Config {
+            mtu,
+            tcp_buffer: buffer,
+            memory,
+            seed: seed ^ mtu as u64,
+            ..kvpn_netstack::Config::default()
+        });
+        let mut pair = Pair::with(configs, quality, seed);
+        (pair.supers, pair.reluctance) = (supers, reluctance);
+        for flow in 0..flows {
+            pair.open(1000 + flow, Script::both_ways(seed + u64::from(flow), 70_000, 50_000));
+        }
+        pair.run_until(PATIENCE, Pair::all_ended);
+        pair.assert_all_closed();
+        // Seven timeouts in a row, each twice as long as the one before, are one in a billion.
+        prop_assert!(pair.longest_pause < Duration::from_secs(26), "{:?}", pair.longest_pause);
     }
 }

@@ -114,7 +114,7 @@ impl Programs {
 
     pub(crate) fn poll_packet(&mut self) -> Option<Vec<u8>> {
         let own = self.packets.pop_front();
-        own.or_else(|| self.stack.poll_packet().map(<[u8]>::to_vec))
+        own.or_else(|| self.stack.poll_segment().map(<[u8]>::to_vec))
     }
 
     pub(crate) fn handle_packet(&mut self, packet: &[u8], now: Instant) {

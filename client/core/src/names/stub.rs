@@ -75,6 +75,7 @@ impl Stub {
             tcp_buffer: 64 * 1024,
             udp_idle: IDLE,
             seed,
+            ..Config::default()
         };
         Self {
             addresses,
@@ -173,7 +174,7 @@ impl Stub {
 
     pub(super) fn poll_packet(&mut self) -> Option<&[u8]> {
         if self.packets.is_empty() {
-            return self.stack.poll_packet();
+            return self.stack.poll_segment();
         }
         self.packets.pop().map(|((), packet)| packet)
     }

@@ -293,7 +293,7 @@ impl Program {
     fn exchange(&mut self, rig: &mut Rig) {
         loop {
             let mut sent = false;
-            while let Some(packet) = self.stack.poll_packet().map(<[u8]>::to_vec) {
+            while let Some(packet) = self.stack.poll_segment().map(<[u8]>::to_vec) {
                 rig.send(&packet);
                 sent = true;
             }

@@ -231,6 +231,7 @@ fn new_netstack(limits: &Limits, seed: u64, now: Instant) -> Box<Netstack> {
         mtu: TUNNEL_MTU,
         max_flows: limits.max_flows as usize,
         tcp_buffer: limits.tcp_buffer,
+        memory: limits.tcp_memory,
         udp_idle: limits.udp_idle,
         seed,
     };
