@@ -546,7 +546,8 @@ fn the_same_seed_gives_the_same_run() {
 #[test]
 fn a_transfer_that_fills_the_stream_leaves_others_fast() {
     // 10 to 400 Mbit/s, buffers without end on the way, echoed: both directions are full.
-    for (rate, len) in [(1_250_000, 30_000_000),
+    for (rate, len) in [
+        (1_250_000, 30_000_000),
         (12_500_000, 200_000_000),
         (50_000_000, 400_000_000),
     ] {
@@ -559,12 +560,17 @@ fn a_transfer_that_fills_the_stream_leaves_others_fast() {
         sim.settle();
         // The first seconds are slow start's, inside and outside of the tunnel.
         sim.run(3 * SECOND);
-        let mut pings: Vec<_> = (1..50).map(|sequence| assert_ping(&mut sim, sequence)).collect();
+        let mut pings: Vec<_> = (1..50)
+            .map(|sequence| assert_ping(&mut sim, sequence))
+            .collect();
         pings.sort_unstable();
         // The userspace datapath's own TCP sends in bursts when it recovers a loss; one of them may hold a ping up.
         let usual = pings[pings.len() * 9 / 10];
         assert!(!sim.programs.transferred(flow).reset);
-        assert!(usual < base + Duration::from_millis(30), "{rate} bytes/s: {pings:?}");
+        assert!(
+            usual < base + Duration::from_millis(30),
+            "{rate} bytes/s: {pings:?}"
+        );
     }
 }
 

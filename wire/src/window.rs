@@ -134,7 +134,10 @@ impl Window {
             self.round.limited = true;
         }
         let spacing = (self.size / (MARKS / 2)) as u64;
-        let last = self.marks.back().map_or(self.received, |mark| mark.position);
+        let last = self
+            .marks
+            .back()
+            .map_or(self.received, |mark| mark.position);
         if self.marks.is_empty() || (self.sent - last >= spacing && self.marks.len() < MARKS) {
             self.marks.push_back(Mark {
                 position: self.sent,
@@ -164,7 +167,11 @@ impl Window {
     fn measured(&mut self, rtt: Duration, now: Instant) {
         // A clock that stands still would make every round trip infinitely faster than any other.
         let rtt = rtt.max(Duration::from_micros(1));
-        self.round.shortest = Some(self.round.shortest.map_or(rtt, |shortest| shortest.min(rtt)));
+        self.round.shortest = Some(
+            self.round
+                .shortest
+                .map_or(rtt, |shortest| shortest.min(rtt)),
+        );
         match &mut self.base {
             Some(base) if rtt > base.rtt + base.rtt / 8 + NEARLY => {}
             Some(base) => {

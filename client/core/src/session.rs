@@ -199,7 +199,9 @@ impl Session {
             self.paths.data_sent(now);
         }
         if let Some(room) = self.room.as_mut().filter(|_| path == Path::Api) {
-            room.bytes = room.bytes.saturating_sub(packet.len() + MAX_PADDING + OVERHEAD);
+            room.bytes = room
+                .bytes
+                .saturating_sub(packet.len() + MAX_PADDING + OVERHEAD);
         }
     }
 

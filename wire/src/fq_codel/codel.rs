@@ -77,9 +77,8 @@ impl Codel {
     }
 
     fn enter(&mut self, law: Law, now: Instant) {
-        let soon = (self.ended).is_some_and(|ended| {
-            now.saturating_duration_since(ended) < law.interval * MEMORY
-        });
+        let soon = (self.ended)
+            .is_some_and(|ended| now.saturating_duration_since(ended) < law.interval * MEMORY);
         let delta = self.count.saturating_sub(self.last_count);
         self.count = if soon && delta > 1 { delta } else { 1 };
         self.last_count = self.count;

@@ -5,7 +5,10 @@ use crate::packet::build;
 
 const MS: Duration = Duration::from_millis(1);
 
-#[expect(clippy::disallowed_methods, reason = "a test's clock has to start somewhere")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test's clock has to start somewhere"
+)]
 fn start() -> Instant {
     Instant::now()
 }
@@ -31,7 +34,9 @@ fn pop(queue: &mut FqCodel<u16>, now: Instant) -> Option<u16> {
 #[test]
 fn one_flow_keeps_its_order_and_its_bytes() {
     let (mut queue, now) = (queue(Settings::default()), start());
-    let packets: Vec<_> = [28, 1500, 20_000, 65_535, 40].map(|len| packet(1, len)).into();
+    let packets: Vec<_> = [28, 1500, 20_000, 65_535, 40]
+        .map(|len| packet(1, len))
+        .into();
     for (tag, packet) in packets.iter().enumerate() {
         queue.push(tag as u16, packet, now);
     }
@@ -110,7 +115,10 @@ fn signals_come_the_sooner_the_more_there_were() {
         }
         dropped.push(queue.counts.dropped - before);
     }
-    assert!(dropped.is_sorted() && dropped[0] > 0 && dropped[3] > dropped[0], "{dropped:?}");
+    assert!(
+        dropped.is_sorted() && dropped[0] > 0 && dropped[3] > dropped[0],
+        "{dropped:?}"
+    );
 }
 
 #[test]

@@ -44,11 +44,7 @@ impl Deframer {
         cut
     }
 
-    fn cut(
-        &mut self,
-        mut input: &[u8],
-        mut take: impl FnMut(Frame<'_>),
-    ) -> Result<(), Malformed> {
+    fn cut(&mut self, mut input: &[u8], mut take: impl FnMut(Frame<'_>)) -> Result<(), Malformed> {
         if !self.held.is_empty() {
             if !self.complete(&mut input) {
                 return Ok(());

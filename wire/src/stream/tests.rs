@@ -2,7 +2,10 @@ use std::time::Duration;
 
 use super::*;
 
-#[expect(clippy::disallowed_methods, reason = "a test's clock has to start somewhere")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test's clock has to start somewhere"
+)]
 fn start() -> Instant {
     Instant::now()
 }
@@ -50,7 +53,10 @@ fn reports_open_the_window_and_their_lack_closes_it() {
     let (mut client, mut gateway) = (Stream::with_control(now), Stream::new());
     assert!(gateway.window().is_none());
     assert!(carry(&mut client, &mut gateway, 100, now).is_empty());
-    assert!(gateway.window().is_some(), "a control frame is an answer to the question who knows them");
+    assert!(
+        gateway.window().is_some(),
+        "a control frame is an answer to the question who knows them"
+    );
     carry(&mut gateway, &mut client, 100, now);
     for stream in [&mut client, &mut gateway] {
         while stream.room() > 0 {
@@ -59,7 +65,11 @@ fn reports_open_the_window_and_their_lack_closes_it() {
     }
     let sent = client.unsent().len();
     client.taken(sent);
-    assert_eq!(client.room(), 0, "the socket's taking them does not make room");
+    assert_eq!(
+        client.room(),
+        0,
+        "the socket's taking them does not make room"
+    );
     now += Duration::from_millis(10);
     carry(&mut gateway, &mut client, 100_000, now);
     // Only the client reports now: what it took makes room at the gateway.
@@ -81,7 +91,11 @@ fn a_stream_never_stands_still() {
         now += Duration::from_millis(1 + round % 200);
         got += carry(&mut client, &mut gateway, 10_000, now).len();
         carry(&mut gateway, &mut client, 10_000, now);
-        assert!(client.room() > 0, "round {round}, window {:?}", client.window());
+        assert!(
+            client.room() > 0,
+            "round {round}, window {:?}",
+            client.window()
+        );
     }
     assert!(got > 2000);
 }

@@ -5,7 +5,10 @@ use super::*;
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
-#[expect(clippy::disallowed_methods, reason = "a test's clock has to start somewhere")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test's clock has to start somewhere"
+)]
 fn start() -> Instant {
     Instant::now()
 }
@@ -65,17 +68,22 @@ impl Path {
     fn send(&mut self, bytes: usize) {
         self.window.sent(bytes, self.now);
         self.sent += bytes as u64;
-        self.busy_until = self.busy_until.max(self.now) + Duration::from_secs_f64(bytes as f64 / self.rate);
+        self.busy_until =
+            self.busy_until.max(self.now) + Duration::from_secs_f64(bytes as f64 / self.rate);
         self.unreported += bytes as u64;
         if self.unreported >= self.every {
             self.unreported = 0;
-            self.reports.push_back((self.busy_until + self.delay, self.sent));
+            self.reports
+                .push_back((self.busy_until + self.delay, self.sent));
         }
     }
 
     /// To the next report.
     fn advance(&mut self) {
-        let (at, total) = self.reports.pop_front().expect("the window is never full without one on its way");
+        let (at, total) = self
+            .reports
+            .pop_front()
+            .expect("the window is never full without one on its way");
         self.now = self.now.max(at);
         self.window.received(total, self.now);
         self.every = self.window.report_every() as u64;
@@ -92,7 +100,10 @@ fn a_path_is_filled_and_its_queue_stays_short() {
             let (queue, bytes) = path.fill(20 * SECOND);
             let used = bytes as f64 / (rate * 20.0);
             assert!(used > 0.7, "{megabits} Mbit/s, {delay} ms: {used:.2} used");
-            assert!(queue < 30 * MS, "{megabits} Mbit/s, {delay} ms: queue of {queue:?}");
+            assert!(
+                queue < 30 * MS,
+                "{megabits} Mbit/s, {delay} ms: queue of {queue:?}"
+            );
         }
     }
 }

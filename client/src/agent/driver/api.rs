@@ -47,9 +47,8 @@ impl ApiCarrier {
             let Poll::Ready(received) = self.forward.poll_bytes(cx) else {
                 break;
             };
-            let bytes = received?.ok_or_else(|| {
-                io::Error::new(io::ErrorKind::UnexpectedEof, "the stream ended")
-            })?;
+            let bytes = received?
+                .ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "the stream ended"))?;
             self.stream.receive(&bytes, now, &mut take).map_err(|_| {
                 io::Error::new(
                     io::ErrorKind::InvalidData,

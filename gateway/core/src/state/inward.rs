@@ -205,20 +205,24 @@ impl GatewayState {
     }
 }
 
-/// Gives a packet to the userspace datapath, which knows no super-packets; false when it is not what it is said to be.
+/// Gives a packet to the userspace datapath, which knows super-packets of TCP; false when it is not what it is said to be.
 fn hand_over(
     netstack: &mut Netstack,
     packet: &[u8],
     segmentation: Segmentation,
     now: Instant,
 ) -> bool {
-    if segmentation == Segmentation::Whole {
-        netstack.handle_packet(packet, now);
-        return true;
-    }
     let Ok(mut packets) = Split::new(packet, segmentation) else {
         return false;
     };
+    match segmentation {
+        Segmentation::Whole => netstack.handle_packet(packet, now),
+        Segmentation::Tcp { .. } => netstack.handle_super_packet(packet, now),
+        Segmentation::Udp { .. } => {}
+    }
+    if !matches!(segmentation, Segmentation::Udp { .. }) {
+        return true;
+    }
     let mut segment = [0; MAX_SEGMENT];
     while let Some(len) = packets.next(&mut segment) {
         netstack.handle_packet(&segment[..len], now);
