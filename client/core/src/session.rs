@@ -384,6 +384,9 @@ impl Session {
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        if let Some(waiting) = self.waiting.as_mut().filter(|waiting| waiting.is_empty()) {
+            waiting.shrink();
+        }
         while let Some(n) = self.tunnel.handle_timeout(&mut self.scratch, now) {
             self.push_own(n);
         }
