@@ -227,8 +227,10 @@ impl Session {
         let mut pieces = Split::new(packet, segmentation)?;
         let mut buffer = std::mem::take(&mut self.piece);
         let mut sent = Ok(());
-        while let Some((n, segmentation)) = pieces.next_super(piece, &mut buffer) {
-            sent = sent.and(self.send_piece(&buffer[..n], segmentation, now));
+        while sent.is_ok()
+            && let Some((n, segmentation)) = pieces.next_super(piece, &mut buffer)
+        {
+            sent = self.send_piece(&buffer[..n], segmentation, now);
         }
         self.piece = buffer;
         sent
