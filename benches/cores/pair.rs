@@ -43,6 +43,7 @@ impl Pair {
             avoid: Vec::new(),
             prefer: Vec::new(),
             session_name: "bench".to_owned(),
+            super_packets: false,
         };
         let grant = gateway.create_session(&request, now).expect("a session");
         let own = grant.addresses.iter().map(|addresses| addresses.client);

@@ -176,6 +176,7 @@ impl GatewayState {
             preshared,
             block,
             tunnel: Tunnel::new(tunnel, now),
+            super_packets: request.super_packets,
             netstack_seed: self.random.next_u64(),
             lease: self.config.limits.lease,
         };
@@ -217,6 +218,8 @@ impl GatewayState {
                 max_flows: config.limits.max_flows,
                 lease_seconds: u32::try_from(config.limits.lease.as_secs()).unwrap_or(u32::MAX),
             },
+            super_packets: true,
+            stream_control: true,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use kvpn_netstack::{Config as StackConfig, Netstack};
 use kvpn_wire::TUNNEL_MTU;
-use kvpn_wire::offload::{Coalescer, Segmentation};
+use kvpn_wire::offload::{Coalescer, Segmentation, Split};
 use kvpn_wire::packet::{IcmpMessage, Ip, build};
 use kvpn_wire::wireguard::{Admission, Kind, MAX_HANDSHAKE, Opened, classify, initiator};
 
@@ -14,6 +14,7 @@ use crate::event::SessionIndex;
 use crate::output::DropReason;
 use crate::path::Path;
 use crate::policy::Forbidden;
+use crate::session::MAX_SEGMENT;
 use crate::way::{Way, way};
 
 /// The limit on handshakes counts anew this often.
@@ -105,10 +106,11 @@ impl GatewayState {
             return session.count(DropReason::QueueFull, &mut self.output);
         };
         match session.tunnel.open(datagram, path.source(), space, now) {
-            Opened::Packet { len, .. } => {
+            Opened::Packet { len, plaintext } => {
                 session.heard(path, &mut self.output, now);
-                if self.handle_inner(index, &mut space[..len], now) {
-                    packets.commit(len);
+                let segmentation = session.segmentation(path, &space[..plaintext], len);
+                if self.handle_inner(index, &mut space[..len], segmentation, now) {
+                    packets.commit_super(len, segmentation);
                 }
             }
             Opened::Keepalive => session.heard(path, &mut self.output, now),
@@ -128,7 +130,13 @@ impl GatewayState {
     }
 
     /// Takes an inner packet from the session's client; true when it is for the kernel.
-    fn handle_inner(&mut self, index: SessionIndex, packet: &mut [u8], now: Instant) -> bool {
+    fn handle_inner(
+        &mut self,
+        index: SessionIndex,
+        packet: &mut [u8],
+        segmentation: Segmentation,
+        now: Instant,
+    ) -> bool {
         let Some(session) = self.sessions.session_mut(index) else {
             return false;
         };
@@ -146,7 +154,9 @@ impl GatewayState {
                 let netstack = session
                     .netstack
                     .get_or_insert_with(|| new_netstack(limits, seed, now));
-                netstack.handle_packet(packet, now);
+                if !hand_over(netstack, packet, segmentation, now) {
+                    session.count(DropReason::Malformed, &mut self.output);
+                }
             }
             Way::Kernel => {
                 clamp_mss(packet);
@@ -193,6 +203,31 @@ impl GatewayState {
         }
         self.answer = answer;
     }
+}
+
+/// Gives a packet to the userspace datapath, which knows super-packets of TCP; false when it is not what it is said to be.
+fn hand_over(
+    netstack: &mut Netstack,
+    packet: &[u8],
+    segmentation: Segmentation,
+    now: Instant,
+) -> bool {
+    let Ok(mut packets) = Split::new(packet, segmentation) else {
+        return false;
+    };
+    match segmentation {
+        Segmentation::Whole => netstack.handle_packet(packet, now),
+        Segmentation::Tcp { .. } => netstack.handle_super_packet(packet, now),
+        Segmentation::Udp { .. } => {}
+    }
+    if !matches!(segmentation, Segmentation::Udp { .. }) {
+        return true;
+    }
+    let mut segment = [0; MAX_SEGMENT];
+    while let Some(len) = packets.next(&mut segment) {
+        netstack.handle_packet(&segment[..len], now);
+    }
+    true
 }
 
 fn new_netstack(limits: &Limits, seed: u64, now: Instant) -> Box<Netstack> {

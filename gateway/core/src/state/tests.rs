@@ -1,6 +1,7 @@
 //! The gateway against clients of flesh and blood (real tunnels), without a socket or a clock.
 
 mod client;
+mod room;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -462,7 +463,7 @@ fn a_blocked_path_holds_its_sessions_and_no_others() {
         &echo_request(other.v4().client, other.v4().gateway, 1),
     );
     assert_eq!(other.receive(&mut gateway).len(), 1);
-    gateway.path_blocked(API);
+    gateway.path_room(API, 0, 65_535);
     let server: SocketAddr = "10.96.0.1:53".parse().unwrap();
     for client in [&waiting, &other] {
         for number in 0..100_u8 {
@@ -474,7 +475,7 @@ fn a_blocked_path_holds_its_sessions_and_no_others() {
         }
     }
     assert_eq!(other.receive(&mut gateway).len(), 100);
-    gateway.path_ready(API);
+    gateway.path_room(API, 1 << 20, 65_535);
     let packets = waiting.receive(&mut gateway);
     let numbers: Vec<u8> = packets
         .iter()
