@@ -141,13 +141,13 @@ impl Netstack {
         Some(event)
     }
 
-    /// The next packet, or super-packet of up to 65,535 bytes, to send towards the peers. Segments are made here, with the latest `now` that
+    /// The next packet, or super-packet with at most `most` bytes of payload (but at least one segment, and up to 65,535 bytes in all), to send towards the peers. Segments are made here, with the latest `now` that
     /// any call gave; what is not asked for stays in the flows' buffers.
-    pub fn poll_packet(&mut self) -> Option<Emitted<'_>> {
+    pub fn poll_packet(&mut self, most: usize) -> Option<Emitted<'_>> {
         if !self.outbox.is_empty() {
             return self.outbox.pop().map(Emitted::whole);
         }
-        let (id, departure) = self.next_departure(false)?;
+        let (id, departure) = self.next_departure(most)?;
         let flow = self.flows.get(id)?;
         let len = departure.write(&flow.tuple, &mut self.header);
         let header = &self.header[..len];
@@ -168,7 +168,7 @@ impl Netstack {
         if !self.outbox.is_empty() {
             return self.outbox.pop();
         }
-        let (id, departure) = self.next_departure(true)?;
+        let (id, departure) = self.next_departure(0)?;
         let flow = self.flows.get(id)?;
         let Protocol::Tcp(tcp) = &flow.protocol else {
             return None;
