@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use kvpn_wire::frame::{self, Deframer};
+use kvpn_wire::frame::{self, Deframer, Frame};
 use kvpn_wire::offload::{Abilities, Coalescer, Segmentation, Split};
 use kvpn_wire::packet::build::Segment;
 use kvpn_wire::packet::{FiveTuple, Ip, TcpFlags, build, checksum};
@@ -149,11 +149,13 @@ fn frames(criterion: &mut Criterion) {
     group.bench_function("decode", |bencher| {
         let mut deframer = Deframer::new();
         bencher.iter(|| {
-            deframer.push(&stream);
             let mut count = 0;
-            while let Some(datagram) = deframer.next().expect("they are framed") {
-                count += black_box(datagram).len();
-            }
+            let cut = deframer.feed(&stream, |frame| {
+                if let Frame::Datagram(datagram) = frame {
+                    count += black_box(datagram).len();
+                }
+            });
+            cut.expect("they are framed");
             assert_eq!(count, 16 * 1392);
         });
     });

@@ -28,7 +28,7 @@ use tokio::sync::oneshot;
 
 use crate::commands::Command;
 use crate::http::ControlConnectionsTx;
-use api::{ApiCarrier, Room};
+use api::ApiCarrier;
 use flows::Flows;
 use tun::Tun;
 use udp::UdpCarrier;
@@ -270,15 +270,11 @@ impl Driver {
             && let Some(transmit) = self.state.poll_transmit(now)
         {
             sent = true;
-            let path = transmit.path;
-            match path {
+            match transmit.path {
                 Path::Udp(to) => self.udp.send(to, transmit.payload, transmit.segment),
                 Path::Api(stream) => {
-                    let rooms = transmit
-                        .datagrams()
-                        .map(|datagram| self.api.send(stream, datagram));
-                    if rooms.last().is_some_and(Room::is_full) {
-                        self.state.path_blocked(path);
+                    for datagram in transmit.datagrams() {
+                        self.api.send(stream, datagram, now);
                     }
                 }
             }

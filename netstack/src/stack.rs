@@ -53,6 +53,8 @@ pub struct Netstack {
     reassembly: Reassembly,
     /// Where datagrams are built that have to be cut up, and segments that are handed out as packets.
     long: Vec<u8>,
+    /// The packet at hand needs no checksums.
+    authentic: bool,
     events: VecDeque<Event>,
     drops: Drops,
     /// The latest `now` that a caller gave: segments are made by calls that have none.
@@ -81,6 +83,7 @@ impl Netstack {
             header: [0; MAX_HEADER],
             reassembly: Reassembly::default(),
             long: Vec::new(),
+            authentic: false,
             events: VecDeque::new(),
             drops: Drops::default(),
             now,
@@ -95,6 +98,13 @@ impl Netstack {
         self.set_now(now);
         self.sort(packet);
         self.drops.output_full = self.outbox.refused();
+    }
+
+    /// Takes a TCP super-packet in as one long segment. Its checksums mean nothing: whoever hands it in has authenticated it.
+    pub fn handle_super_packet(&mut self, packet: &[u8], now: Instant) {
+        self.authentic = true;
+        self.handle_packet(packet, now);
+        self.authentic = false;
     }
 
     /// Does what is due: retransmissions, probes, idle ends.
@@ -131,13 +141,13 @@ impl Netstack {
         Some(event)
     }
 
-    /// The next packet, or super-packet of up to 65,535 bytes, to send towards the peers. Segments are made here, with the latest `now` that
+    /// The next packet, or super-packet with at most `most` bytes of payload (but at least one segment, and up to 65,535 bytes in all), to send towards the peers. Segments are made here, with the latest `now` that
     /// any call gave; what is not asked for stays in the flows' buffers.
-    pub fn poll_packet(&mut self) -> Option<Emitted<'_>> {
+    pub fn poll_packet(&mut self, most: usize) -> Option<Emitted<'_>> {
         if !self.outbox.is_empty() {
             return self.outbox.pop().map(Emitted::whole);
         }
-        let (id, departure) = self.next_departure(false)?;
+        let (id, departure) = self.next_departure(most)?;
         let flow = self.flows.get(id)?;
         let len = departure.write(&flow.tuple, &mut self.header);
         let header = &self.header[..len];
@@ -158,7 +168,7 @@ impl Netstack {
         if !self.outbox.is_empty() {
             return self.outbox.pop();
         }
-        let (id, departure) = self.next_departure(true)?;
+        let (id, departure) = self.next_departure(0)?;
         let flow = self.flows.get(id)?;
         let Protocol::Tcp(tcp) = &flow.protocol else {
             return None;
@@ -166,6 +176,16 @@ impl Netstack {
         let payload = tcp.payload(&departure);
         let len = departure.write_whole(&flow.tuple, payload, &mut self.long);
         Some(&self.long[..len])
+    }
+
+    /// [`Config::memory`] as it is now.
+    pub fn memory(&self) -> usize {
+        self.memory.budget()
+    }
+
+    /// Changes [`Config::memory`]; what the buffers hold already stays until it is read or acknowledged.
+    pub fn set_memory(&mut self, bytes: usize) {
+        self.memory.set_budget(bytes);
     }
 
     /// Bytes in the buffers of all TCP flows, and kept for them.

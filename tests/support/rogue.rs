@@ -259,6 +259,7 @@ fn create_session(at: SocketAddr, private: &PrivateKey) -> io::Result<SessionGra
         avoid: Vec::new(),
         prefer: Vec::new(),
         session_name: "rogue".to_owned(),
+        super_packets: false,
     };
     let body = serde_json::to_string(&request)?;
     let mut stream = dial(at)?;

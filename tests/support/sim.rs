@@ -22,6 +22,7 @@ use kvpn_gateway_core::{
 };
 use kvpn_wire::control::{ClusterFacts, CreateSession, SessionGrant, VERSION};
 use kvpn_wire::offload::Segmentation;
+use kvpn_wire::stream::Stream;
 use kvpn_wire::wireguard::PrivateKey;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -124,7 +125,10 @@ impl Candidate {
     }
 }
 
-/// Something on its way between the two ends.
+/// Bytes of the stream that arrive together at most.
+const CHUNK: usize = 4096;
+
+/// Something on its way between the two ends: a datagram, or bytes of the stream.
 #[derive(Debug, Clone)]
 struct Delivery {
     path: Path,
@@ -165,8 +169,10 @@ pub(crate) struct Sim {
     /// By time and then in the order of sending.
     in_flight: BTreeMap<(Instant, u64), Delivery>,
     sent: u64,
-    /// Streams are in order: when the last byte of each direction arrives.
+    /// When the link is done with the last byte of each direction.
     stream_ends: [Option<Instant>; 2],
+    /// The client's and the gateway's end of the stream.
+    ends: [Stream; 2],
     stream: Option<StreamId>,
     streams: u64,
     /// The client's address as the NAT translates it at present.
@@ -203,6 +209,7 @@ impl Sim {
             in_flight: BTreeMap::new(),
             sent: 0,
             stream_ends: [None; 2],
+            ends: [Stream::new(), Stream::new()],
             stream: None,
             streams: 0,
             nat: NAT.parse().expect("an address"),
@@ -259,6 +266,7 @@ impl Sim {
         self.streams += 1;
         self.stream = Some(StreamId(self.streams));
         self.stream_ends = [None; 2];
+        self.ends = [Stream::with_control(self.now), Stream::new()];
         self.client.path_opened(Path::Api, self.now);
         self.settle();
     }
@@ -367,7 +375,9 @@ impl Sim {
         let Some((_, delivery)) = self.in_flight.pop_first() else {
             return;
         };
-        if delivery.to_gateway {
+        if delivery.path == Path::Api {
+            self.arrive(delivery);
+        } else if delivery.to_gateway {
             self.gateway
                 .handle_datagram(delivery.seen_as, &delivery.datagram, self.now);
         } else {
@@ -438,6 +448,9 @@ impl Sim {
                 });
             }
         }
+        if moved {
+            self.tell_room();
+        }
         moved
     }
 
@@ -472,7 +485,7 @@ impl Sim {
                 ClientPath::Api(stream) => (Path::Api, self.stream == Some(stream)),
                 ClientPath::Udp(address) => {
                     let candidate = self.setup.candidate_behind(address, self.nat);
-                    let path = candidate.map_or(node(), Path::Udp);
+                    let path = candidate.map_or_else(node, Path::Udp);
                     (path, candidate.is_some())
                 }
             };
@@ -489,24 +502,82 @@ impl Sim {
         outgoing
     }
 
+    /// Bytes of the stream arrive at one end, which cuts them into datagrams and reports them.
+    fn arrive(&mut self, bytes: Delivery) {
+        let end = &mut self.ends[usize::from(bytes.to_gateway)];
+        let mut datagrams = Vec::new();
+        end.receive(&bytes.datagram, self.now, |datagram| {
+            datagrams.push(datagram.to_vec());
+        })
+        .expect("the other end frames");
+        end.report(self.now);
+        for datagram in datagrams {
+            if bytes.to_gateway {
+                self.gateway
+                    .handle_datagram(bytes.seen_as, &datagram, self.now);
+            } else {
+                self.client.handle_datagram(Path::Api, &datagram, self.now);
+            }
+        }
+        self.carry(!bytes.to_gateway);
+        self.carry(bytes.to_gateway);
+        self.tell_room();
+    }
+
+    /// Puts what one end of the stream has to send on its link. That takes everything at once: its buffers have no end. While it is cut,
+    /// the bytes wait.
+    fn carry(&mut self, to_gateway: bool) {
+        let Some(stream) = self.stream.filter(|_| !self.setup.api.cut) else {
+            return;
+        };
+        let end = &mut self.ends[usize::from(!to_gateway)];
+        while !end.unsent().is_empty() {
+            let len = end.unsent().len().min(CHUNK);
+            let bytes = end.unsent()[..len].to_vec();
+            end.taken(len);
+            let busy = &mut self.stream_ends[usize::from(to_gateway)];
+            let begin = busy.map_or(self.now, |busy| busy.max(self.now));
+            let done = begin + self.setup.api.takes(len);
+            *busy = Some(done);
+            self.sent += 1;
+            self.in_flight.insert(
+                (done + self.setup.api.latency, self.sent),
+                Delivery {
+                    path: Path::Api,
+                    to_gateway,
+                    seen_as: ClientPath::Api(stream),
+                    datagram: bytes,
+                },
+            );
+        }
+    }
+
+    /// What the shells do after the stream took or brought something.
+    fn tell_room(&mut self) {
+        let Some(stream) = self.stream else { return };
+        let [client, gateway] = &self.ends;
+        self.client
+            .path_room(Path::Api, client.room(), client.piece(), self.now);
+        self.gateway
+            .path_room(ClientPath::Api(stream), gateway.room(), gateway.piece());
+    }
+
     /// Puts a datagram on its link, which decides when it arrives, how often, and whether at all.
     fn put(&mut self, delivery: Delivery) {
         let link = match delivery.path {
-            Path::Api => &self.setup.api,
+            Path::Api => {
+                self.ends[usize::from(!delivery.to_gateway)].push(&delivery.datagram, self.now);
+                return self.carry(delivery.to_gateway);
+            }
             Path::Udp(address) if self.setup.leads(address, delivery.to_gateway) => {
                 self.setup.udp.direction(delivery.to_gateway)
             }
             Path::Udp(_) => return,
         };
         for delay in link.delays(delivery.datagram.len(), &mut self.random) {
-            let mut at = self.now + delay;
-            if delivery.path == Path::Api {
-                let end = &mut self.stream_ends[usize::from(delivery.to_gateway)];
-                at = end.map_or(at, |end| end.max(at));
-                *end = Some(at);
-            }
             self.sent += 1;
-            self.in_flight.insert((at, self.sent), delivery.clone());
+            self.in_flight
+                .insert((self.now + delay, self.sent), delivery.clone());
         }
     }
 }
@@ -553,6 +624,7 @@ fn create_session(
         avoid: Vec::new(),
         prefer,
         session_name: "sim".to_owned(),
+        super_packets: true,
     };
     gateway.create_session(&request, now).expect("a session")
 }

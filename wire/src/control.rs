@@ -61,6 +61,9 @@ pub struct CreateSession {
     /// The user's name for the session; shown, never parsed.
     #[serde(default)]
     pub session_name: String,
+    /// The client takes super-packets with a [trailer](crate::offload::trailer) on the `api` carrier.
+    #[serde(default)]
+    pub super_packets: bool,
 }
 
 /// Answer to `POST /v1/sessions`: all that the client needs to bring the tunnel up.
@@ -101,6 +104,12 @@ pub struct SessionGrant {
     /// What the session may use.
     #[serde(default)]
     pub limits: Limits,
+    /// The gateway takes super-packets with a [trailer](crate::offload::trailer) on the `api` carrier, and sends them if the client does.
+    #[serde(default)]
+    pub super_packets: bool,
+    /// The gateway knows [control frames](crate::frame::Control) on the `api` carrier's stream.
+    #[serde(default)]
+    pub stream_control: bool,
 }
 
 /// One family's tunnel addresses of a session: +1, +2 and +3 of its block of four.

@@ -5,12 +5,15 @@
 //! come in as arguments. The exceptions sit inside boringtun and are named in [`wireguard`].
 
 pub mod control;
+pub mod fq_codel;
 pub mod frame;
 pub mod name;
 pub mod offload;
 pub mod packet;
 pub mod queue;
 pub mod range;
+pub mod stream;
+pub mod window;
 pub mod wireguard;
 
 /// TCP port of the control API: on 127.0.0.1 in the pod, and on the gateway's tunnel address.

@@ -18,6 +18,7 @@ pub mod build;
 pub mod checksum;
 mod clamp;
 mod dns;
+mod ecn;
 mod flow;
 mod icmp;
 mod ip;
@@ -28,6 +29,7 @@ mod udp;
 
 pub use clamp::clamp_mss;
 pub use dns::DnsHeader;
+pub use ecn::mark_congested;
 pub use flow::FiveTuple;
 pub use icmp::{Icmp, IcmpMessage};
 pub use ip::{Fragment, Ip, Protocol, Version};

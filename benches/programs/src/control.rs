@@ -72,6 +72,7 @@ impl Door {
             avoid: Vec::new(),
             prefer: Vec::new(),
             session_name: name.to_owned(),
+            super_packets: false,
         };
         let stream = TcpStream::connect(self.address)
             .with_context(|| format!("the control API at {}", self.address))?;

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use kvpn_wire::control::{SessionGrant, TunnelAddresses};
-use kvpn_wire::offload::Split;
+use kvpn_wire::fq_codel::{self, FqCodel};
+use kvpn_wire::offload::{MAX_PACKET, Malformed, Segmentation, Split, trailer};
 use kvpn_wire::packet::{IcmpMessage, Ip, build};
 use kvpn_wire::queue::BatchQueue;
 use kvpn_wire::wireguard::{
@@ -30,6 +31,13 @@ const MAX_PADDING: usize = 15;
 /// longest packet, so that a path which loses those is not taken.
 const MIN_PROBE: usize = 64;
 
+/// What a carrier takes at present, in bytes: of datagrams, and of one super-packet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    pub(crate) bytes: usize,
+    pub(crate) piece: usize,
+}
+
 /// The session and the paths under it.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -42,8 +50,17 @@ pub(crate) struct Session {
     transmits: BatchQueue<Path>,
     /// For what cannot be sealed straight into the queue.
     scratch: Vec<u8>,
-    /// Where super-packets are cut.
+    /// Whether the gateway takes super-packets, and so do we.
+    super_packets: bool,
+    stream_control: bool,
+    /// What the stream takes at present; everything until it is said.
+    room: Option<Room>,
+    /// Programs' packets that wait for room.
+    waiting: Option<Box<FqCodel<Segmentation>>>,
+    /// Where super-packets are cut into packets, into smaller ones, and where they get their trailer.
     segment: Vec<u8>,
+    piece: Vec<u8>,
+    plaintext: Vec<u8>,
     /// Packets while no path is known to work; only while there are any.
     kept: Option<Kept>,
     events: VecDeque<Event>,
@@ -83,7 +100,13 @@ impl Session {
             },
             transmits: BatchQueue::new(MAX_TRANSMITS, TRANSMIT_BYTES),
             scratch: vec![0; scratch_len(grant)],
+            super_packets: grant.super_packets,
+            stream_control: grant.stream_control,
+            room: None,
+            waiting: None,
             segment: vec![0; grant.mtu.into()],
+            piece: vec![0; MAX_PACKET],
+            plaintext: vec![0; trailer::MAX_PLAINTEXT],
             kept: None,
             events: VecDeque::new(),
             random,
@@ -110,6 +133,8 @@ impl Session {
         }
         self.addresses.clone_from(&grant.addresses);
         self.mtu = grant.mtu.into();
+        self.super_packets = grant.super_packets;
+        self.stream_control = grant.stream_control;
         self.scratch.resize(scratch_len(grant), 0);
         self.segment.resize(grant.mtu.into(), 0);
         self.paths.restart(now);
@@ -134,11 +159,13 @@ impl Session {
     }
 
     pub(crate) fn path_opened(&mut self, path: Path, now: Instant) {
+        self.forget_room(path);
         self.paths.opened(path, now);
         self.act(now);
     }
 
     pub(crate) fn path_closed(&mut self, path: Path, now: Instant) {
+        self.forget_room(path);
         self.paths.closed(path, now);
         self.act(now);
     }
@@ -171,34 +198,168 @@ impl Session {
         if self.seal_to(path, packet, now) {
             self.paths.data_sent(now);
         }
+        if let Some(room) = self.room.as_mut().filter(|_| path == Path::Api) {
+            room.bytes = room
+                .bytes
+                .saturating_sub(packet.len() + MAX_PADDING + OVERHEAD);
+        }
     }
 
     fn working_path(&self) -> Option<Path> {
         self.paths.current().filter(|_| self.paths.established())
     }
 
-    /// As [`Self::send`], for all the packets that a super-packet stands for.
-    pub(crate) fn send_all(&mut self, mut packets: Split<'_>, now: Instant) {
+    /// A program's packet, or all that a super-packet stands for. What finds no room on the path waits, and may be lost
+    /// so that its flow slows down.
+    ///
+    /// # Errors
+    /// The packet is not what `segmentation` says.
+    pub(crate) fn send_or_wait(
+        &mut self,
+        packet: &[u8],
+        segmentation: Segmentation,
+        now: Instant,
+    ) -> Result<(), Malformed> {
+        let piece = self.piece_len();
+        if segmentation == Segmentation::Whole || packet.len() <= piece {
+            return self.send_piece(packet, segmentation, now);
+        }
+        let mut pieces = Split::new(packet, segmentation)?;
+        let mut buffer = std::mem::take(&mut self.piece);
+        let mut sent = Ok(());
+        while sent.is_ok()
+            && let Some((n, segmentation)) = pieces.next_super(piece, &mut buffer)
+        {
+            sent = self.send_piece(&buffer[..n], segmentation, now);
+        }
+        self.piece = buffer;
+        sent
+    }
+
+    /// The shell's carrier for `path` takes so much at present. Said of `api` only: UDP manages no queue.
+    pub(crate) fn path_room(&mut self, path: Path, room: Room, now: Instant) {
+        if path == Path::Api {
+            self.room = Some(room);
+            self.serve(now);
+        }
+    }
+
+    /// Whether the gateway knows control frames.
+    pub(crate) fn stream_control(&self) -> bool {
+        self.stream_control
+    }
+
+    /// Sends of what waits as much as there is room for.
+    pub(crate) fn serve(&mut self, now: Instant) {
+        while self.has_room()
+            && let Some(mut waiting) = self.waiting.take_if(|waiting| !waiting.is_empty())
+        {
+            if let Some((packet, segmentation)) = waiting.pop(now)
+                && self.send_all(packet, segmentation, now).is_err()
+            {
+                *self.drops.entry("tun_malformed").or_default() += 1;
+            }
+            self.waiting = Some(waiting);
+        }
+    }
+
+    /// Whether more packets may be sealed now.
+    pub(crate) fn has_room(&self) -> bool {
+        self.transmits.len() < MAX_TRANSMITS / 2 && self.path_left() > 0
+    }
+
+    /// Another stream, another room.
+    fn forget_room(&mut self, path: Path) {
+        if path == Path::Api {
+            self.room = None;
+        }
+    }
+
+    /// Bytes that the path in use takes.
+    fn path_left(&self) -> usize {
+        match (self.working_path(), self.room) {
+            (Some(Path::Api), Some(room)) => room.bytes,
+            _ => usize::MAX,
+        }
+    }
+
+    fn piece_len(&self) -> usize {
+        match (self.working_path(), self.room) {
+            (Some(Path::Api), Some(room)) => room.piece.clamp(self.mtu, trailer::MAX_SUPER),
+            _ => MAX_PACKET,
+        }
+    }
+
+    fn send_piece(
+        &mut self,
+        packet: &[u8],
+        segmentation: Segmentation,
+        now: Instant,
+    ) -> Result<(), Malformed> {
+        let others_wait = (self.waiting.as_ref()).is_some_and(|waiting| !waiting.is_empty());
+        if !others_wait && self.path_left() > 0 {
+            return self.send_all(packet, segmentation, now);
+        }
+        let seed = u64::from(self.probe.ident);
+        self.waiting
+            .get_or_insert_with(|| Box::new(FqCodel::new(fq_codel::Settings::default(), seed)))
+            .push(segmentation, packet, now);
+        Ok(())
+    }
+
+    /// Seals a packet, or all that a super-packet stands for: as one where the path and the gateway take it.
+    fn send_all(
+        &mut self,
+        packet: &[u8],
+        segmentation: Segmentation,
+        now: Instant,
+    ) -> Result<(), Malformed> {
+        if segmentation == Segmentation::Whole {
+            self.send(packet, now);
+            return Ok(());
+        }
+        if (self.working_path()).is_some_and(|path| self.takes_super_packets(path))
+            && self.send_super(packet, segmentation, now)
+        {
+            return Ok(());
+        }
+        let mut packets = Split::new(packet, segmentation)?;
         let mut segment = std::mem::take(&mut self.segment);
         while let Some(n) = packets.next(&mut segment) {
             self.send(&segment[..n], now);
         }
         self.segment = segment;
+        Ok(())
     }
 
-    /// Whether more packets may be sealed before [`Self::poll_transmit`] was emptied.
-    pub(crate) fn has_room(&self) -> bool {
-        self.transmits.len() < MAX_TRANSMITS / 2
+    /// Sends a super-packet as one datagram; false when it is too long for that.
+    fn send_super(&mut self, packet: &[u8], segmentation: Segmentation, now: Instant) -> bool {
+        let mut plaintext = std::mem::take(&mut self.plaintext);
+        let n = plaintext
+            .get_mut(..packet.len())
+            .map(|buffer| buffer.copy_from_slice(packet))
+            .and_then(|()| trailer::append(&mut plaintext, packet.len(), segmentation));
+        if let Some(n) = n {
+            self.send(&plaintext[..n], now);
+        }
+        self.plaintext = plaintext;
+        n.is_some()
     }
 
-    /// Opens a datagram into `inbox`; the length of the packet, if it held one for somebody else than this module.
+    /// Super-packets go over the stream only: a datagram has to fit the path.
+    fn takes_super_packets(&self, path: Path) -> bool {
+        self.super_packets && path == Path::Api
+    }
+
+    /// Opens a datagram into `inbox`; the length of the packet and how it is to be cut, if it held one for somebody else than this
+    /// module.
     pub(crate) fn receive(
         &mut self,
         path: Path,
         datagram: &[u8],
         inbox: &mut [u8],
         now: Instant,
-    ) -> Option<usize> {
+    ) -> Option<(usize, Segmentation)> {
         let opened = self.tunnel.open(datagram, source(path), inbox, now);
         match opened {
             Opened::Rejected(reason) => {
@@ -225,6 +386,9 @@ impl Session {
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        if let Some(waiting) = self.waiting.as_mut().filter(|waiting| waiting.is_empty()) {
+            waiting.shrink();
+        }
         while let Some(n) = self.tunnel.handle_timeout(&mut self.scratch, now) {
             self.push_own(n);
         }
@@ -260,6 +424,10 @@ impl Session {
         let mut drops = self.drops.clone();
         drops.insert("transmit_queue_full", self.transmits.dropped());
         drops.insert("no_session", self.tunnel.dropped());
+        if let Some(waiting) = &self.waiting {
+            drops.insert("path_queue_full", waiting.counts().overflowed);
+            drops.insert("path_congested", waiting.counts().dropped);
+        }
         Status {
             path: self.paths.current(),
             established: self.paths.established(),
@@ -282,14 +450,17 @@ impl Session {
         path: Path,
         inbox: &[u8],
         now: Instant,
-    ) -> Option<usize> {
+    ) -> Option<(usize, Segmentation)> {
         match opened {
-            Opened::Packet { len, .. } => match self.probe_answer(&inbox[..len]) {
+            Opened::Packet { len, plaintext } => match self.probe_answer(&inbox[..len]) {
                 Some(sequence) => {
                     self.paths.probe_answered(path, sequence, now);
                     None
                 }
-                None => Some(len),
+                None if self.takes_super_packets(path) => {
+                    Some((len, trailer::read(&inbox[..plaintext], len)))
+                }
+                None => Some((len, Segmentation::Whole)),
             },
             Opened::Established(n) => {
                 self.push(path, &inbox[..n]);

@@ -15,7 +15,7 @@ use kvpn_wire::wireguard::{MAX_HANDSHAKE, PrivateKey};
 use crate::config::{Config, Names};
 use crate::event::{Event, Path, QueryType, Transmit};
 use crate::names::Resolver;
-use crate::session::Session;
+use crate::session::{Room, Session};
 use crate::status::Status;
 use crate::track::{Owner, Refused, Tracker};
 
@@ -128,6 +128,7 @@ impl ClientState {
     /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit<'_>> {
         if !self.session.has_transmits() {
+            self.session.serve(self.now);
             self.pump(self.now);
         }
         self.session.poll_transmit()
@@ -168,6 +169,19 @@ impl ClientState {
     pub fn path_closed(&mut self, path: Path, now: Instant) {
         self.session.path_closed(path, now);
         self.settle(now);
+    }
+
+    /// The carrier of `path` takes `bytes` of datagrams at present, with super-packets of at most `piece` bytes; what goes beyond, a
+    /// piece at most, it has to take as well, and so it has to take handshakes and probes. Holds until it is said again. What finds no room
+    /// waits in a queue for each flow. Of interest for `api` only, where nothing is lost; without a word it takes everything.
+    pub fn path_room(&mut self, path: Path, bytes: usize, piece: usize, now: Instant) {
+        self.session.path_room(path, Room { bytes, piece }, now);
+        self.settle(now);
+    }
+
+    /// Whether the gateway knows control frames on a stream that is opened now.
+    pub fn stream_control(&self) -> bool {
+        self.session.stream_control()
     }
 
     /// A link or an address changed, or the laptop slept: every path is tried at once, with a new handshake.
@@ -306,16 +320,16 @@ impl ClientState {
         let Some(space) = packets.space(datagram.len().max(MAX_HANDSHAKE)) else {
             return self.dropped("tun_queue_full");
         };
-        let Some(n) = self.session.receive(path, datagram, space, now) else {
+        let Some((n, segmentation)) = self.session.receive(path, datagram, space, now) else {
             return;
         };
-        if self.handle_inner(&space[..n], now) {
-            packets.commit(n);
+        if self.handle_inner(&space[..n], segmentation, now) {
+            packets.commit_super(n, segmentation);
         }
     }
 
     /// A packet out of the tunnel: for the names, for kvpn's own connections, for nobody, or (then it returns true) for a program.
-    fn handle_inner(&mut self, packet: &[u8], now: Instant) -> bool {
+    fn handle_inner(&mut self, packet: &[u8], segmentation: Segmentation, now: Instant) -> bool {
         let Ok(ip) = Ip::parse(packet) else {
             self.dropped("inner_malformed");
             return false;
@@ -330,10 +344,22 @@ impl ClientState {
         }
         match self.tracker.incoming(&ip, now) {
             Some(Owner::Tun) => return true,
-            Some(Owner::Stack) => self.stack.handle_packet(ip.bytes(), now),
+            Some(Owner::Stack) => self.give_stack(ip.bytes(), segmentation, now),
             None => self.dropped("inner_unasked"),
         }
         false
+    }
+
+    /// A packet to one of kvpn's own connections; those know no super-packets.
+    fn give_stack(&mut self, packet: &[u8], segmentation: Segmentation, now: Instant) {
+        let Ok(mut packets) = Split::new(packet, segmentation) else {
+            return self.dropped("inner_malformed");
+        };
+        let mut segment = std::mem::take(&mut self.segment);
+        while let Some(n) = packets.next(&mut segment) {
+            self.stack.handle_packet(&segment[..n], now);
+        }
+        self.segment = segment;
     }
 
     /// The message in a packet that answers one of the names' own questions.
@@ -361,11 +387,12 @@ impl ClientState {
     /// A program's packet into the tunnel. All packets of a super-packet are of one flow.
     fn send(&mut self, ip: &Ip<'_>, segmentation: Segmentation, now: Instant) {
         match self.tracker.outgoing(ip, Owner::Tun, now) {
-            Ok(()) if segmentation == Segmentation::Whole => self.session.send(ip.bytes(), now),
-            Ok(()) => match Split::new(ip.bytes(), segmentation) {
-                Ok(packets) => self.session.send_all(packets, now),
-                Err(_) => self.dropped("tun_malformed"),
-            },
+            Ok(()) => {
+                let sent = self.session.send_or_wait(ip.bytes(), segmentation, now);
+                if sent.is_err() {
+                    self.dropped("tun_malformed");
+                }
+            }
             Err(Refused::Taken) => self.dropped("flow_taken"),
             Err(Refused::Full) => self.dropped("flows_full"),
             Err(Refused::Untrackable) => self.dropped("untrackable"),

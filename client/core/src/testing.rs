@@ -97,6 +97,8 @@ pub(crate) fn grant(gateway_public_key: PublicKey) -> SessionGrant {
         udp_endpoints: Vec::new(),
         cluster: ClusterFacts::default(),
         limits: Limits::default(),
+        super_packets: false,
+        stream_control: false,
     }
 }
 

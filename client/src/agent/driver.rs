@@ -243,7 +243,8 @@ impl Driver {
                 self.state.set_abilities(offload.abilities());
             }
             Command::Api(stream) => {
-                self.api = Some(ApiCarrier::new(stream));
+                let control = self.state.stream_control();
+                self.api = Some(ApiCarrier::new(stream, control, now));
                 self.state.path_opened(Path::Api, now);
             }
             Command::Names(names) => self.state.set_names(names, now),
@@ -297,13 +298,15 @@ impl Driver {
         let now = now();
         let Self { state, api, .. } = self;
         let Some(carrier) = api else { return false };
-        let received = carrier.receive(cx, |datagram| {
+        let received = carrier.receive(cx, now, |datagram| {
             state.handle_datagrams(Path::Api, datagram, datagram.len(), now)
         });
-        received.unwrap_or_else(|error| {
+        let received = received.unwrap_or_else(|error| {
             self.lose_api(&error);
             true
-        })
+        });
+        self.tell_room();
+        received
     }
 
     /// What the TUN has goes out in shares, before the next is read.
@@ -324,14 +327,30 @@ impl Driver {
             if unsent >= TUN_BYTES {
                 unsent = 0;
                 self.transmit(cx);
+                self.flush_api(cx);
             }
         }
         reads > 0
     }
 
-    /// Whether a carrier is behind. Packets are left with the kernel then, which knows how to slow programs down.
+    /// Whether the UDP sockets are behind. Packets are left with the kernel then, which knows how to slow programs down. For the stream
+    /// they are not: the TUN's queue is one for all flows, and long; the core's is not.
     fn is_congested(&self) -> bool {
-        self.udp.is_blocked() || self.api.as_ref().is_some_and(ApiCarrier::is_congested)
+        self.udp.is_blocked()
+    }
+
+    /// Writes what the stream takes, and tells the core how much more it would take.
+    fn flush_api(&mut self, cx: &mut Context<'_>) {
+        if let Some(Err(error)) = self.api.as_mut().map(|api| api.flush(cx)) {
+            self.lose_api(&error);
+        }
+        self.tell_room();
+    }
+
+    fn tell_room(&mut self) {
+        if let Some((bytes, piece)) = self.api.as_ref().map(ApiCarrier::room) {
+            self.state.path_room(Path::Api, bytes, piece, now());
+        }
     }
 
     fn lose_api(&mut self, error: &std::io::Error) {
@@ -365,28 +384,35 @@ impl Driver {
 
     /// Takes out everything that the state wants done.
     fn drain(&mut self, cx: &mut Context<'_>) {
-        self.transmit(cx);
         self.write_tun();
-        if let Some(Err(error)) = self.api.as_mut().map(|api| api.flush(cx)) {
-            self.lose_api(&error);
+        // What the stream has taken makes room for more of what waits.
+        loop {
+            let any = self.transmit(cx);
+            self.flush_api(cx);
+            if !any {
+                break;
+            }
         }
         while let Some(event) = self.state.poll_event() {
             self.pass_on(event);
         }
     }
 
-    /// Sends what is to be sent, as far as the sockets take it.
-    fn transmit(&mut self, cx: &mut Context<'_>) {
+    /// Sends what is to be sent, as far as the sockets take it; whether there was anything.
+    fn transmit(&mut self, cx: &mut Context<'_>) -> bool {
+        let now = now();
+        let mut any = false;
         loop {
             self.udp.flush(cx);
-            if self.udp.is_blocked() || !self.transmit_next() {
-                return;
+            if self.udp.is_blocked() || !self.transmit_next(now) {
+                return any;
             }
+            any = true;
         }
     }
 
     /// Whether there was something.
-    fn transmit_next(&mut self) -> bool {
+    fn transmit_next(&mut self, now: Instant) -> bool {
         let Self {
             state, udp, api, ..
         } = self;
@@ -396,7 +422,7 @@ impl Driver {
         let lost = match transmit.path {
             Path::Udp(to) => u64::from(!udp.send(to, transmit.payload, transmit.segment)),
             Path::Api => transmit.datagrams().fold(0, |lost, datagram| {
-                let queued = api.as_mut().is_some_and(|api| api.queue(datagram));
+                let queued = api.as_mut().is_some_and(|api| api.queue(datagram, now));
                 lost + u64::from(!queued)
             }),
         };

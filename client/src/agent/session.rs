@@ -42,6 +42,7 @@ pub(crate) fn request(
         avoid: laptop.avoided(&own),
         prefer,
         session_name,
+        super_packets: true,
     }
 }
 

@@ -19,6 +19,7 @@ mod event;
 mod output;
 mod path;
 mod policy;
+mod rooms;
 mod schedule;
 mod session;
 mod sessions;

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use kvpn_wire::offload::{Abilities, Coalescer};
+use kvpn_wire::offload::{Abilities, Coalescer, MAX_PACKET, trailer};
 use kvpn_wire::queue::BatchQueue;
 use kvpn_wire::wireguard::Reason;
 
@@ -34,6 +34,8 @@ pub enum DropReason {
     NoPath,
     /// A queue was full.
     QueueFull,
+    /// A flow's packets waited too long; the loss tells it to slow down.
+    Congested,
     /// The WireGuard session could not seal the packet.
     Unsealed,
 }
@@ -66,6 +68,7 @@ impl DropReason {
             Self::UnknownAddress => "unknown_address",
             Self::NoPath => "no_path",
             Self::QueueFull => "queue_full",
+            Self::Congested => "congested",
             Self::Unsealed => "unsealed",
         }
     }
@@ -116,6 +119,9 @@ pub(crate) struct Output {
     pub(crate) datagrams: BatchQueue<Path>,
     /// Inner packets for the kernel datapath's TUN.
     pub(crate) packets: Coalescer,
+    /// Where super-packets are cut, and where they get their trailer; kept to spare an allocation.
+    pub(crate) piece: Vec<u8>,
+    pub(crate) plaintext: Vec<u8>,
     /// What the shell is to know. Bounded by the flows there are: a flow repeats no event before it was answered.
     pub(crate) events: VecDeque<Event>,
     /// Counts over all sessions.
@@ -127,6 +133,8 @@ impl Output {
         Self {
             datagrams: BatchQueue::new(QUEUE_PACKETS, QUEUE_BYTES),
             packets: Coalescer::new(QUEUE_BYTES, QUEUE_PACKETS, Abilities::default()),
+            piece: vec![0; MAX_PACKET],
+            plaintext: vec![0; trailer::MAX_PLAINTEXT],
             events: VecDeque::new(),
             totals: Totals::default(),
         }

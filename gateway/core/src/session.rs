@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use kvpn_netstack::{FlowCounts, Netstack};
+use kvpn_netstack::{Emitted, FlowCounts, Netstack};
 use kvpn_wire::control::SessionStatus;
-use kvpn_wire::offload::{Segmentation, Split};
-use kvpn_wire::queue::PacketQueue;
+use kvpn_wire::fq_codel::{self, FqCodel};
+use kvpn_wire::offload::{Segmentation, Split, trailer};
 use kvpn_wire::wireguard::{MAX_HANDSHAKE, OVERHEAD, PresharedKey, PublicKey, Sealed, Tunnel};
 
 use crate::address::Block;
@@ -14,15 +14,16 @@ use crate::allowance::Allowance;
 use crate::event::SessionIndex;
 use crate::output::{DropReason, Drops, Output};
 use crate::path::Path;
+use crate::rooms::Room;
 use crate::schedule::Deadline;
 
 /// Refusals by ICMP that one session gets: this many at once, then one each interval.
 const REFUSALS: (u32, Duration) = (50, Duration::from_millis(20));
-/// Packets for a path that takes no more at present.
-const HELD_PACKETS: usize = 512;
-const HELD_BYTES: usize = 512 << 10;
 /// The longest packet that a super-packet is cut into: the kernel's segments fit the TUN, whose MTU is at most this.
-const MAX_SEGMENT: usize = 1500;
+pub(crate) const MAX_SEGMENT: usize = 1500;
+/// Packets and bytes that one session sends before the next one's turn.
+const TURN: usize = 32;
+const TURN_BYTES: usize = 256 << 10;
 /// Bytes by which padding can lengthen a packet before it is sealed.
 const PADDING: usize = 15;
 
@@ -40,8 +41,10 @@ pub(crate) struct Session {
     /// The userspace datapath; made when the first packet needs it, so that a session that only uses the kernel has none.
     pub(crate) netstack: Option<Box<Netstack>>,
     pub(crate) netstack_seed: u64,
-    /// Packets that wait because the path is blocked; only while there are any.
-    pub(crate) held: Option<PacketQueue<Segmentation>>,
+    /// Packets that wait for room on the path; only while there are any, and a while longer.
+    waiting: Option<Box<FqCodel<Segmentation>>>,
+    /// Whether the client takes super-packets.
+    super_packets: bool,
     pub(crate) created: Instant,
     pub(crate) lease_end: Instant,
     /// ICMP refusals that may still be sent.
@@ -63,6 +66,7 @@ pub(crate) struct NewSession {
     pub(crate) preshared: PresharedKey,
     pub(crate) block: Block,
     pub(crate) tunnel: Tunnel,
+    pub(crate) super_packets: bool,
     pub(crate) netstack_seed: u64,
     pub(crate) lease: Duration,
 }
@@ -79,7 +83,8 @@ impl Session {
             path: None,
             netstack: None,
             netstack_seed: new.netstack_seed,
-            held: None,
+            waiting: None,
+            super_packets: new.super_packets,
             created: now,
             lease_end: now + new.lease,
             refusals: Allowance::new(REFUSALS.0, REFUSALS.1, now),
@@ -97,31 +102,124 @@ impl Session {
         output.totals.drops.count(drop);
     }
 
-    /// Sends a packet, or all that a super-packet stands for.
-    pub(crate) fn send_all(
+    /// Sends a packet, or all that a super-packet stands for, as far as there is room, and lets the rest wait.
+    pub(crate) fn send_or_wait(
+        &mut self,
+        packet: &[u8],
+        segmentation: Segmentation,
+        room: &mut Room,
+        output: &mut Output,
+        now: Instant,
+    ) {
+        if segmentation == Segmentation::Whole || packet.len() <= room.piece {
+            return self.send_piece(packet, segmentation, room, output, now);
+        }
+        let Ok(mut pieces) = Split::new(packet, segmentation) else {
+            return self.count(DropReason::Malformed, output);
+        };
+        let mut piece = std::mem::take(&mut output.piece);
+        while let Some((length, segmentation)) = pieces.next_super(room.piece, &mut piece) {
+            self.send_piece(&piece[..length], segmentation, room, output, now);
+        }
+        output.piece = piece;
+    }
+
+    fn send_piece(
+        &mut self,
+        packet: &[u8],
+        segmentation: Segmentation,
+        room: &mut Room,
+        output: &mut Output,
+        now: Instant,
+    ) {
+        let others_wait = self.waiting.as_ref().is_some_and(|queue| !queue.is_empty());
+        if !others_wait && room.left > 0 {
+            return room.take(self.send_all(packet, segmentation, output, now));
+        }
+        let seed = self.netstack_seed;
+        let queue = self
+            .waiting
+            .get_or_insert_with(|| Box::new(FqCodel::new(fq_codel::Settings::default(), seed)));
+        queue.push(segmentation, packet, now);
+        let counts = queue.take_counts();
+        self.count_waiting(counts, output);
+    }
+
+    fn count_waiting(&mut self, counts: fq_codel::Counts, output: &mut Output) {
+        for _ in 0..counts.overflowed {
+            self.count(DropReason::QueueFull, output);
+        }
+        for _ in 0..counts.dropped {
+            self.count(DropReason::Congested, output);
+        }
+    }
+
+    /// Sends a packet, or all that a super-packet stands for; how many bytes that made.
+    fn send_all(
         &mut self,
         packet: &[u8],
         segmentation: Segmentation,
         output: &mut Output,
         now: Instant,
-    ) {
+    ) -> usize {
         if segmentation == Segmentation::Whole {
             return self.send(packet, output, now);
         }
+        if self.takes_super_packets(self.path)
+            && let Some(sent) = self.send_super(packet, segmentation, output, now)
+        {
+            return sent;
+        }
         let Ok(mut packets) = Split::new(packet, segmentation) else {
-            return self.count(DropReason::Malformed, output);
+            self.count(DropReason::Malformed, output);
+            return 0;
         };
         let mut segment = [0; MAX_SEGMENT];
+        let mut sent = 0;
         while let Some(length) = packets.next(&mut segment) {
-            self.send(&segment[..length], output, now);
+            sent += self.send(&segment[..length], output, now);
+        }
+        sent
+    }
+
+    /// Sends a super-packet as one datagram; `None` when it is too long for that.
+    fn send_super(
+        &mut self,
+        packet: &[u8],
+        segmentation: Segmentation,
+        output: &mut Output,
+        now: Instant,
+    ) -> Option<usize> {
+        let mut plaintext = std::mem::take(&mut output.plaintext);
+        let length = plaintext
+            .get_mut(..packet.len())
+            .map(|buffer| buffer.copy_from_slice(packet))
+            .and_then(|()| trailer::append(&mut plaintext, packet.len(), segmentation));
+        let sent = length.map(|length| self.send(&plaintext[..length], output, now));
+        output.plaintext = plaintext;
+        sent
+    }
+
+    /// Super-packets go over a stream only: a datagram has to fit the path.
+    fn takes_super_packets(&self, path: Option<Path>) -> bool {
+        self.super_packets && matches!(path, Some(Path::Api(_)))
+    }
+
+    /// How a packet that came on `path` is to be cut: the first `len` bytes of what was opened.
+    pub(crate) fn segmentation(&self, path: Path, plaintext: &[u8], len: usize) -> Segmentation {
+        if self.takes_super_packets(Some(path)) {
+            trailer::read(plaintext, len)
+        } else {
+            Segmentation::Whole
         }
     }
 
-    /// Seals an inner packet and queues it for the session's path. What cannot be sent is dropped and counted.
-    pub(crate) fn send(&mut self, packet: &[u8], output: &mut Output, now: Instant) {
+    /// Seals an inner packet and queues it for the session's path; how many bytes it is with all that is around it. What cannot be
+    /// sent is dropped and counted.
+    fn send(&mut self, packet: &[u8], output: &mut Output, now: Instant) -> usize {
         let Some(path) = self.path else {
             self.count(DropReason::NoPath, output);
-            return;
+            return 0;
         };
         let room = (packet.len() + PADDING + OVERHEAD).max(MAX_HANDSHAKE);
         let mut outcome = None;
@@ -140,43 +238,78 @@ impl Session {
             Some(Sealed::Dropped) => self.count(DropReason::Unsealed, output),
             None => self.count(DropReason::QueueFull, output),
         }
+        room
     }
 
-    /// Sends up to `turn` packets: first those held back, then the flows' own. True when there may be more.
-    pub(crate) fn serve(&mut self, turn: usize, output: &mut Output, now: Instant) -> bool {
-        if let Some(mut held) = self.held.take() {
-            let sent = (0..turn)
-                .map_while(|_| {
-                    held.pop().map(|(segmentation, packet)| {
-                        self.send_all(packet, segmentation, output, now)
-                    })
-                })
-                .count();
-            self.held = (!held.is_empty()).then_some(held);
-            return sent > 0;
+    /// Sends some of what waits and of what the flows have, as far as there is room. True when there may be more.
+    pub(crate) fn serve(&mut self, room: &mut Room, output: &mut Output, now: Instant) -> bool {
+        let enough = room.left.saturating_sub(TURN_BYTES);
+        for _ in 0..TURN {
+            if room.left <= enough {
+                return true;
+            }
+            let waited = self.serve_waiting(room, output, now);
+            let flowed = self.serve_flows(room, output, now);
+            if !waited && !flowed {
+                return false;
+            }
         }
+        true
+    }
+
+    /// Sends the packet whose turn it is among those that wait.
+    fn serve_waiting(&mut self, room: &mut Room, output: &mut Output, now: Instant) -> bool {
+        let Some(mut queue) = self.waiting.take() else {
+            return false;
+        };
+        let popped = queue.pop(now).map(|(packet, segmentation)| {
+            room.take(self.send_all(packet, segmentation, output, now));
+        });
+        let counts = queue.take_counts();
+        self.waiting = Some(queue);
+        self.count_waiting(counts, output);
+        popped.is_some()
+    }
+
+    /// Sends the next packet of the flows.
+    fn serve_flows(&mut self, room: &mut Room, output: &mut Output, now: Instant) -> bool {
         let Some(mut netstack) = self.netstack.take() else {
             return false;
         };
-        let sent = (0..turn)
-            .map_while(|_| {
-                netstack
-                    .poll_segment()
-                    .map(|packet| self.send(packet, output, now))
-            })
-            .count();
+        let polled = netstack
+            .poll_packet(room.piece)
+            .map(|emitted| self.send_emitted(&emitted, room, output, now));
         self.netstack = Some(netstack);
-        sent == turn
+        polled.is_some()
     }
 
-    /// Keeps a packet until the path takes datagrams again.
-    pub(crate) fn hold(&mut self, packet: &[u8], segmentation: Segmentation, output: &mut Output) {
-        let held = self
-            .held
-            .get_or_insert_with(|| PacketQueue::new(HELD_PACKETS, HELD_BYTES));
-        if !held.push(segmentation, packet) {
-            self.count(DropReason::QueueFull, output);
+    /// Sends what a flow gave: a packet, or a super-packet, cut into what the path takes.
+    fn send_emitted(
+        &mut self,
+        emitted: &Emitted<'_>,
+        room: &mut Room,
+        output: &mut Output,
+        now: Instant,
+    ) {
+        if emitted.segmentation == Segmentation::Whole {
+            return room.take(self.send(emitted.header, output, now));
         }
+        let Ok(mut packets) = emitted.split() else {
+            return self.count(DropReason::Malformed, output);
+        };
+        if !self.takes_super_packets(self.path) {
+            let mut segment = [0; MAX_SEGMENT];
+            while let Some(length) = packets.next(&mut segment) {
+                room.take(self.send(&segment[..length], output, now));
+            }
+            return;
+        }
+        let longest = room.piece.min(trailer::MAX_SUPER);
+        let mut piece = std::mem::take(&mut output.piece);
+        while let Some((length, segmentation)) = packets.next_super(longest, &mut piece) {
+            self.send_piece(&piece[..length], segmentation, room, output, now);
+        }
+        output.piece = piece;
     }
 
     /// Something authentic came: answers go where it came from, and what waited for a handshake may go now.
@@ -199,6 +332,7 @@ impl Session {
 
     /// Runs the WireGuard timers and those of the flows.
     pub(crate) fn handle_timeout(&mut self, output: &mut Output, now: Instant) {
+        self.waiting.take_if(|queue| queue.is_empty());
         let mut buf = [0; MAX_HANDSHAKE];
         while let Some(length) = self.tunnel.handle_timeout(&mut buf, now) {
             match self.path {

@@ -9,7 +9,7 @@ mod timers;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use kvpn_netstack::FlowCounts;
@@ -20,8 +20,8 @@ use rand::{Rng as _, SeedableRng as _};
 use crate::config::Config;
 use crate::event::SessionIndex;
 use crate::output::{Drops, Output, Totals};
-use crate::path::Path;
 use crate::policy::Policy;
+use crate::rooms::Rooms;
 use crate::schedule::Schedule;
 use crate::session::Session;
 use crate::sessions::Sessions;
@@ -52,8 +52,8 @@ pub struct GatewayState {
     touched: VecDeque<SessionIndex>,
     /// Sessions that may have packets to send, served in turn.
     ready: VecDeque<SessionIndex>,
-    /// Paths that take no more at present, each with the sessions that wait for it.
-    blocked: BTreeMap<Path, BTreeSet<SessionIndex>>,
+    /// What paths take at present.
+    rooms: Rooms,
     /// Where answers are built; kept to spare an allocation a packet.
     answer: Vec<u8>,
     /// Counts of flows that ended sessions dropped.
@@ -106,7 +106,7 @@ impl GatewayState {
             nameserver: 0,
             touched: VecDeque::new(),
             ready: VecDeque::new(),
-            blocked: BTreeMap::new(),
+            rooms: Rooms::default(),
             answer: vec![0; MAX_PACKET],
             ended_drops: BTreeMap::new(),
         }

@@ -1,7 +1,7 @@
 //! The `api` carrier: streams of framed datagrams on 127.0.0.1, each the inner end of a port-forward.
 //!
-//! A stream hides loss and turns it into delay, so each one's buffer is bounded: above [`FULL`] its sessions are told to
-//! wait, above [`OVERFLOW`] datagrams are dropped.
+//! A stream hides loss and turns it into delay, so what is on its way is bounded by [`Stream`]; the core is told how
+//! much more a stream takes. Above [`OVERFLOW`] datagrams are dropped.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use kvpn_gateway_core::{GatewayState, Path, StreamId};
-use kvpn_wire::frame::{Deframer, encode};
+use kvpn_wire::stream::Stream as Framed;
 use mio::event::{Event, Source};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
@@ -18,30 +18,10 @@ use super::FIRST;
 
 /// Streams at the same time.
 const MAX_STREAMS: usize = 4096;
-/// Reads of one stream before others have their turn.
-const TURN: usize = 16;
-/// Unsent bytes at which a write is tried at once instead of at the end of the round.
-const EAGER: usize = 64 << 10;
-/// Unsent bytes above which the path is blocked, until they are half of it.
-const FULL: usize = 128 << 10;
-/// Unsent bytes above which datagrams are dropped: what a blocked path still gets are answers of the gateway itself.
+/// Bytes of one stream that are read before others have their turn.
+const READ: usize = 256 << 10;
+/// Unsent bytes above which datagrams are dropped: what a path without room still gets are answers of the gateway itself.
 const OVERFLOW: usize = 1 << 20;
-
-/// How much room a stream has left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Room {
-    /// Enough.
-    Some,
-    /// None: nothing more is to be sealed for it.
-    None,
-}
-
-impl Room {
-    /// Whether there is none.
-    pub(crate) fn is_full(self) -> bool {
-        self == Self::None
-    }
-}
 
 /// The listener and its streams.
 pub(crate) struct ApiCarrier {
@@ -53,19 +33,19 @@ pub(crate) struct ApiCarrier {
     readable: VecDeque<StreamId>,
     /// Streams that got something to send in this round.
     unflushed: Vec<StreamId>,
+    /// Where streams are read into; frames lie in it whole but for the last.
+    buffer: Box<[u8]>,
     /// Accepting failed for want of something; streams may still wait.
     starved: bool,
 }
 
 struct Stream {
     socket: TcpStream,
-    deframer: Deframer,
-    outgoing: Vec<u8>,
-    /// How much of `outgoing` was sent.
-    sent: usize,
+    framed: Framed,
     readable: bool,
+    /// The client has ended it: the poll tells so only once, so it is read to its end.
+    ending: bool,
     unflushed: bool,
-    blocked: bool,
 }
 
 impl ApiCarrier {
@@ -78,6 +58,7 @@ impl ApiCarrier {
             next: 0,
             readable: VecDeque::new(),
             unflushed: Vec::new(),
+            buffer: vec![0; READ].into(),
             starved: false,
         })
     }
@@ -123,6 +104,7 @@ impl ApiCarrier {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
+        stream.ending |= event.is_read_closed() || event.is_error();
         if (event.is_readable() || event.is_read_closed() || event.is_error()) && !stream.readable {
             stream.readable = true;
             self.readable.push_back(id);
@@ -145,44 +127,45 @@ impl ApiCarrier {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
-        match stream.receive(Path::Api(id), state, now) {
-            Ok(()) if stream.readable => self.readable.push_back(id),
-            Ok(()) => {}
-            Err(error) => self.close(id, &error, state),
+        if let Err(error) = stream.receive(&mut self.buffer, Path::Api(id), state, now) {
+            return self.close(id, &error, state);
+        }
+        stream.tell_room(id, state);
+        if stream.readable {
+            self.readable.push_back(id);
+        }
+        if !stream.framed.unsent().is_empty() {
+            self.flush_later(id);
         }
     }
 
     /// Queues a datagram for the stream.
-    pub(crate) fn send(&mut self, id: StreamId, payload: &[u8]) -> Room {
+    pub(crate) fn send(&mut self, id: StreamId, payload: &[u8], now: Instant) {
         let Some(stream) = self.streams.get_mut(&id) else {
-            return Room::Some;
+            return;
         };
-        if stream.unsent() < OVERFLOW {
-            encode(payload, &mut stream.outgoing);
+        if stream.framed.unsent().len() < OVERFLOW {
+            stream.framed.push(payload, now);
         }
-        if !stream.unflushed {
-            stream.unflushed = true;
-            self.unflushed.push(id);
-        }
-        if stream.unsent() >= EAGER && !stream.blocked {
-            // An error shows again, and is handled, when the round's end flushes.
-            drop(stream.flush());
-        }
-        stream.blocked = stream.blocked || stream.unsent() >= FULL;
-        if stream.blocked {
-            Room::None
-        } else {
-            Room::Some
-        }
+        self.flush_later(id);
     }
 
     /// Writes what this round queued.
     pub(crate) fn flush(&mut self, state: &mut GatewayState) {
-        while let Some(id) = self.unflushed.pop() {
+        for id in std::mem::take(&mut self.unflushed) {
             if let Some(stream) = self.streams.get_mut(&id) {
                 stream.unflushed = false;
             }
             self.flush_stream(id, state);
+        }
+    }
+
+    fn flush_later(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id)
+            && !stream.unflushed
+        {
+            stream.unflushed = true;
+            self.unflushed.push(id);
         }
     }
 
@@ -192,9 +175,8 @@ impl ApiCarrier {
         };
         if let Err(error) = stream.flush() {
             self.close(id, &error, state);
-        } else if stream.blocked && stream.unsent() <= FULL / 2 {
-            stream.blocked = false;
-            state.path_ready(Path::Api(id));
+        } else {
+            stream.tell_room(id, state);
         }
     }
 
@@ -211,12 +193,10 @@ impl ApiCarrier {
         tracing::debug!(stream = id.0, "api carrier stream opened");
         let stream = Stream {
             socket,
-            deframer: Deframer::new(),
-            outgoing: Vec::new(),
-            sent: 0,
+            framed: Framed::new(),
             readable: false,
+            ending: false,
             unflushed: false,
-            blocked: false,
         };
         self.streams.insert(id, stream);
     }
@@ -230,47 +210,48 @@ impl ApiCarrier {
 }
 
 impl Stream {
-    fn receive(&mut self, path: Path, state: &mut GatewayState, now: Instant) -> io::Result<()> {
-        for _ in 0..TURN {
-            match self.socket.read(self.deframer.space()) {
-                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok(length) => self.deframer.filled(length),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.readable = false;
-                    return Ok(());
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+    /// Reads once; the rest, if there is any, has its turn later.
+    fn receive(
+        &mut self,
+        buffer: &mut [u8],
+        path: Path,
+        state: &mut GatewayState,
+        now: Instant,
+    ) -> io::Result<()> {
+        let length = match self.socket.read(buffer) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(length) => length,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.readable = false;
+                return Ok(());
             }
-            while let Some(datagram) = self.deframer.next().map_err(io::Error::other)? {
-                state.handle_datagrams(path, datagram, datagram.len(), now);
-            }
-        }
-        Ok(())
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        // Less than there is room for: what comes next is an event of its own.
+        self.readable = length == buffer.len() || self.ending;
+        let taken = self.framed.receive(&buffer[..length], now, |datagram| {
+            state.handle_datagram(path, datagram, now);
+        });
+        self.framed.report(now);
+        taken.map_err(io::Error::other)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        while self.sent < self.outgoing.len() {
-            match self.socket.write(&self.outgoing[self.sent..]) {
+        while !self.framed.unsent().is_empty() {
+            match self.socket.write(self.framed.unsent()) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(length) => self.sent += length,
+                Ok(length) => self.framed.taken(length),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        if self.sent == self.outgoing.len() {
-            self.outgoing.clear();
-            self.sent = 0;
-        } else if self.sent >= EAGER {
-            self.outgoing.drain(..self.sent);
-            self.sent = 0;
-        }
         Ok(())
     }
 
-    fn unsent(&self) -> usize {
-        self.outgoing.len() - self.sent
+    fn tell_room(&self, id: StreamId, state: &mut GatewayState) {
+        state.path_room(Path::Api(id), self.framed.room(), self.framed.piece());
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use kvpn_netstack::{Config, Event, FlowId, Netstack};
 use kvpn_wire::control::{CreateSession, SessionGrant, VERSION};
-use kvpn_wire::frame::{Deframer, encode};
+use kvpn_wire::frame::{Deframer, Frame, encode};
 use kvpn_wire::wireguard::{Opened, PrivateKey, Sealed, Tunnel, TunnelConfig};
 
 use crate::http;
@@ -44,6 +44,7 @@ impl Laptop {
             avoid: Vec::new(),
             prefer: Vec::new(),
             session_name: "test".into(),
+            super_packets: false,
         };
         let answer = http::post(
             control,
@@ -254,12 +255,15 @@ impl Carrier {
     fn receive(&mut self, datagrams: &mut Vec<Vec<u8>>) {
         match self {
             Self::Api(stream, deframer) => {
-                match stream.read(deframer.space()) {
-                    Ok(length) => deframer.filled(length),
+                let mut buffer = [0; 65_536];
+                match stream.read(&mut buffer) {
+                    Ok(length) => deframer
+                        .feed(&buffer[..length], |frame| match frame {
+                            Frame::Datagram(datagram) => datagrams.push(datagram.to_vec()),
+                            Frame::Control(control) => panic!("nobody asked for {control:?}"),
+                        })
+                        .unwrap(),
                     Err(error) => assert!(is_patient(error.kind()), "{error}"),
-                }
-                while let Some(datagram) = deframer.next().unwrap() {
-                    datagrams.push(datagram.to_vec());
                 }
             }
             Self::Udp(socket) => {

@@ -1,9 +1,12 @@
-//! The client that port-forwards go through: kube's, but without Nagle's algorithm.
+//! The client that port-forwards go through: kube's, but without Nagle's algorithm, and read ahead.
 //!
 //! kube offers no switch for it, and a tunnel's small packets each waited for the acknowledgement of the one before:
 //! 40 ms. Only a proxy that is itself spoken to by TLS is left to kube's own connectors.
 
+mod buffered;
+
 use super::proxy;
+use buffered::Connector;
 use http::Uri;
 use hyper_util::{
     client::legacy::{
@@ -29,6 +32,7 @@ pub(super) fn client(config: &kube::Config) -> Result<Option<kube::Client>, kube
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(config.connect_timeout);
     tcp.set_keepalive(Some(Duration::from_secs(15)));
+    let tcp = Connector(tcp);
     let Some(proxy) = config.proxy_url.clone() else {
         return over(config, tcp).map(Some);
     };

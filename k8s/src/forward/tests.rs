@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::testing::{Answer, FakeApi, ServerSocket, failure, forbidden};
-use futures::{SinkExt as _, StreamExt as _};
+use futures::StreamExt as _;
 use serde_json::json;
 use std::{
     sync::{LazyLock, Mutex, mpsc},
@@ -12,10 +12,6 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
     task::JoinHandle,
     time::timeout,
-};
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{Message, protocol::Role},
 };
 
 const PORT: [u8; 2] = 8080_u16.to_le_bytes();
@@ -77,10 +73,10 @@ async fn bytes_come_back_whole_and_in_order() {
 #[tokio::test]
 async fn a_shutdown_waits_until_all_is_on_its_way() {
     let (mut stream, mut far) = over_pipe().await;
-    stream.write_all(&[5; 100_000]).await.unwrap();
+    stream.write_all(&[5; 60_000]).await.unwrap();
     let mut received = 0;
     let receiving = async {
-        while received < 100_000 {
+        while received < 60_000 {
             if let Some(Ok(Message::Binary(bytes))) = far.next().await {
                 received += bytes.len() - 1;
             }
@@ -88,7 +84,7 @@ async fn a_shutdown_waits_until_all_is_on_its_way() {
     };
     let (closed, ()) = tokio::join!(stream.shutdown(), receiving);
     closed.unwrap();
-    assert_eq!(received, 100_000);
+    assert_eq!(received, 60_000);
     far.send(binary(0, &[&PORT[..], b"still here"].concat()))
         .await
         .unwrap();
@@ -256,7 +252,7 @@ const HASTY: Timing = Timing {
 /// A stream over a WebSocket whose far end is given, without an API server.
 async fn over_pipe() -> (Forward, WebSocketStream<DuplexStream>) {
     let (near, far) = tokio::io::duplex(4096);
-    let near = WebSocketStream::from_raw_socket(near, Role::Client, None).await;
+    let near = WebSocketStream::from_raw_socket(near, Role::Client, Some(config())).await;
     (
         Forward::over(near, HASTY),
         WebSocketStream::from_raw_socket(far, Role::Server, None).await,

@@ -16,6 +16,8 @@ pub(crate) struct Link {
     pub(crate) repeated: u32,
     /// The longest datagram in bytes.
     pub(crate) max_len: usize,
+    /// Bytes a second of a stream; as many as there are if nothing is said.
+    pub(crate) rate: Option<u32>,
     pub(crate) cut: bool,
 }
 
@@ -35,8 +37,16 @@ impl Link {
             loss: 0,
             repeated: 0,
             max_len: usize::from(u16::MAX),
+            rate: None,
             cut: false,
         }
+    }
+
+    /// How long the link is busy with so many bytes of a stream.
+    pub(crate) fn takes(&self, len: usize) -> Duration {
+        self.rate.map_or(Duration::ZERO, |rate| {
+            Duration::from_secs_f64(len as f64 / f64::from(rate))
+        })
     }
 
     /// When the copies of a datagram arrive, counted from now; none when it is lost.

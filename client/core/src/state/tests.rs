@@ -313,3 +313,75 @@ proptest! {
         rig.run(6_000);
     }
 }
+
+/// A TCP super-packet to a pod, and how it is to be cut.
+fn super_packet(segments: usize) -> (Vec<u8>, Segmentation) {
+    const MSS: usize = 1300;
+    let payload = vec![7; segments * MSS];
+    let segment = build::Segment {
+        sequence: 1,
+        acknowledgement: 1,
+        flags: TcpFlags::ACK,
+        window: 500,
+        payload: &payload,
+        ..build::Segment::default()
+    };
+    let mut packet = vec![0; payload.len() + 60];
+    let n = build::tcp(at(CLIENT, 4000), at(POD, 80), &segment, &mut packet).unwrap();
+    packet.truncate(n);
+    (packet, Segmentation::Tcp { size: MSS as u16 })
+}
+
+fn transmitted(client: &mut ClientState) -> Vec<usize> {
+    let mut lengths = Vec::new();
+    while let Some(transmit) = client.poll_transmit() {
+        lengths.extend(transmit.datagrams().map(<[u8]>::len));
+    }
+    lengths
+}
+
+#[test]
+fn super_packets_go_whole_over_a_stream_to_a_gateway_that_takes_them() {
+    for (takes, datagrams) in [(true, 1), (false, 40)] {
+        let mut config = config();
+        config.grant.super_packets = takes;
+        let mut rig = Rig::new(config);
+        let (packet, cut) = super_packet(40);
+        rig.client.handle_tun_packet(&packet, cut, rig.now);
+        let lengths = transmitted(&mut rig.client);
+        assert_eq!(lengths.len(), datagrams, "{lengths:?}");
+        assert!(lengths.iter().sum::<usize>() > packet.len());
+    }
+}
+
+#[test]
+fn what_finds_no_room_waits_in_pieces_and_small_flows_do_not_wait_for_large_ones() {
+    let mut config = config();
+    config.grant.super_packets = true;
+    let mut rig = Rig::new(config);
+    rig.client.path_room(Path::Api, 20_000, 8_000, rig.now);
+    let (packet, cut) = super_packet(40);
+    for _ in 0..5 {
+        rig.client.handle_tun_packet(&packet, cut, rig.now);
+    }
+    let sent = transmitted(&mut rig.client);
+    assert!(
+        (20_000..28_200).contains(&sent.iter().sum::<usize>()),
+        "{sent:?}"
+    );
+    assert!(sent.iter().all(|len| *len < 8_100), "{sent:?}");
+    rig.client.handle_tun_packet(
+        &udp(at(CLIENT, 4001), at(POD, 81), b"small"),
+        Segmentation::Whole,
+        rig.now,
+    );
+    assert!(transmitted(&mut rig.client).is_empty());
+    rig.client.path_room(Path::Api, 20_000, 8_000, rig.now);
+    let sent = transmitted(&mut rig.client);
+    assert!(sent.iter().any(|len| *len < 100), "{sent:?}");
+    rig.client.path_closed(Path::Api, rig.now);
+    rig.client.path_opened(Path::Api, rig.now);
+    rig.now += Duration::from_secs(1);
+    rig.client.handle_timeout(rig.now);
+    assert!(rig.client.status(rig.now).drops.is_empty());
+}

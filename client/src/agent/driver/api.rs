@@ -1,40 +1,37 @@
-//! The `api` carrier: framed datagrams on a stream through the API server, many in one write.
+//! The `api` carrier: framed datagrams on a stream through the API server, many in one message.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use kvpn_k8s::Forward;
-use kvpn_wire::frame::{self, Deframer};
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use kvpn_wire::stream::Stream;
+use tokio::io::AsyncWrite as _;
 
-/// Beyond this many unsent bytes programs are slowed down.
-const CONGESTED: usize = 64 << 10;
-/// Beyond this many unsent bytes datagrams are dropped.
-const FULL: usize = 256 << 10;
-/// Reads before the other sources get their turn.
-const READS: usize = 4;
+/// Beyond this many unsent bytes datagrams are dropped: what a stream without room still gets are handshakes and probes.
+const OVERFLOW: usize = 1 << 20;
+/// Messages received before the other sources get their turn, 32 KiB each as a rule.
+const MESSAGES: usize = 16;
 
 /// A stream and what is on its way through it.
 pub(super) struct ApiCarrier {
-    stream: Forward,
-    deframer: Deframer,
-    outgoing: Vec<u8>,
-    /// How much of `outgoing` the stream has taken.
-    taken: usize,
+    forward: Forward,
+    stream: Stream,
 }
 
 impl ApiCarrier {
-    pub(super) fn new(stream: Forward) -> Self {
-        Self {
-            stream,
-            deframer: Deframer::new(),
-            outgoing: Vec::new(),
-            taken: 0,
-        }
+    /// A carrier on a fresh stream; `control`: whether the gateway knows control frames.
+    pub(super) fn new(forward: Forward, control: bool, now: Instant) -> Self {
+        let stream = if control {
+            Stream::with_control(now)
+        } else {
+            Stream::new()
+        };
+        Self { forward, stream }
     }
 
-    /// Reads what is there, within limits; whether there was anything.
+    /// Receives what is there, within limits; whether there was anything.
     ///
     /// # Errors
     ///
@@ -42,32 +39,31 @@ impl ApiCarrier {
     pub(super) fn receive(
         &mut self,
         cx: &mut Context<'_>,
+        now: Instant,
         mut take: impl FnMut(&[u8]),
     ) -> io::Result<bool> {
-        for reads in 0..READS {
-            let mut buffer = ReadBuf::new(self.deframer.space());
-            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
-                Poll::Ready(result) => result?,
-                Poll::Pending => return Ok(reads > 0),
-            }
-            let count = buffer.filled().len();
-            if count == 0 {
-                return Err(io::Error::new(
-                    io::ErrorKind::UnexpectedEof,
-                    "the stream ended",
-                ));
-            }
-            self.deframer.filled(count);
-            while let Some(datagram) = next(&mut self.deframer)? {
-                take(datagram);
-            }
+        let mut any = false;
+        for _ in 0..MESSAGES {
+            let Poll::Ready(received) = self.forward.poll_bytes(cx) else {
+                break;
+            };
+            let bytes = received?
+                .ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "the stream ended"))?;
+            self.stream.receive(&bytes, now, &mut take).map_err(|_| {
+                io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "the gateway's stream is not framed",
+                )
+            })?;
+            any = true;
         }
-        Ok(true)
+        self.stream.report(now);
+        Ok(any)
     }
 
     /// Puts a datagram on its way; `false` when the stream is too far behind.
-    pub(super) fn queue(&mut self, datagram: &[u8]) -> bool {
-        self.unsent() <= FULL && frame::encode(datagram, &mut self.outgoing)
+    pub(super) fn queue(&mut self, datagram: &[u8], now: Instant) -> bool {
+        self.stream.unsent().len() < OVERFLOW && self.stream.push(datagram, now)
     }
 
     /// Writes what the stream takes.
@@ -76,42 +72,22 @@ impl ApiCarrier {
     ///
     /// The stream broke.
     pub(super) fn flush(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        while self.taken < self.outgoing.len() {
-            match Pin::new(&mut self.stream).poll_write(cx, &self.outgoing[self.taken..]) {
+        while !self.stream.unsent().is_empty() {
+            match Pin::new(&mut self.forward).poll_write(cx, self.stream.unsent()) {
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(count)) => self.taken += count,
+                Poll::Ready(Ok(count)) => self.stream.taken(count),
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Pending => break,
             }
         }
-        if self.taken == self.outgoing.len() {
-            self.outgoing.clear();
-            self.taken = 0;
-        } else if self.taken > FULL {
-            self.outgoing.drain(..self.taken);
-            self.taken = 0;
-        }
-        match Pin::new(&mut self.stream).poll_flush(cx) {
+        match Pin::new(&mut self.forward).poll_flush(cx) {
             Poll::Ready(result) => result,
             Poll::Pending => Ok(()),
         }
     }
 
-    /// Whether programs should be slowed down.
-    pub(super) fn is_congested(&self) -> bool {
-        self.unsent() > CONGESTED
+    /// Bytes that the stream takes now, and how long a super-packet may be.
+    pub(super) fn room(&self) -> (usize, usize) {
+        (self.stream.room(), self.stream.piece())
     }
-
-    fn unsent(&self) -> usize {
-        self.outgoing.len() - self.taken
-    }
-}
-
-fn next(deframer: &mut Deframer) -> io::Result<Option<&[u8]>> {
-    deframer.next().map_err(|_| {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            "the gateway's stream is not framed",
-        )
-    })
 }

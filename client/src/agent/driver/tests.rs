@@ -76,6 +76,7 @@ fn open_session(control: SocketAddr, key: &PrivateKey) -> SessionGrant {
         avoid: Vec::new(),
         prefer: Vec::new(),
         session_name: "test".into(),
+        super_packets: true,
     };
     let body = serde_json::to_string(&request).unwrap();
     let mut stream = TcpStream::connect(control).unwrap();

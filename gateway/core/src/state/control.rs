@@ -100,6 +100,9 @@ impl GatewayState {
         };
         self.schedule.remove(index);
         add_userspace_drops(&mut self.ended_drops, &session);
+        if session.netstack.is_some() {
+            self.share_memory();
+        }
         self.output
             .events
             .push_back(Event::SessionEnded { session: index });
@@ -176,6 +179,7 @@ impl GatewayState {
             preshared,
             block,
             tunnel: Tunnel::new(tunnel, now),
+            super_packets: request.super_packets,
             netstack_seed: self.random.next_u64(),
             lease: self.config.limits.lease,
         };
@@ -217,6 +221,8 @@ impl GatewayState {
                 max_flows: config.limits.max_flows,
                 lease_seconds: u32::try_from(config.limits.lease.as_secs()).unwrap_or(u32::MAX),
             },
+            super_packets: true,
+            stream_control: true,
         }
     }
 }

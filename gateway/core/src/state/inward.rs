@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use kvpn_netstack::{Config as StackConfig, Netstack};
 use kvpn_wire::TUNNEL_MTU;
-use kvpn_wire::offload::{Coalescer, Segmentation};
+use kvpn_wire::offload::{Coalescer, Segmentation, Split};
 use kvpn_wire::packet::{IcmpMessage, Ip, build};
 use kvpn_wire::wireguard::{Admission, Kind, MAX_HANDSHAKE, Opened, classify, initiator};
 
@@ -14,8 +14,11 @@ use crate::event::SessionIndex;
 use crate::output::DropReason;
 use crate::path::Path;
 use crate::policy::Forbidden;
+use crate::session::MAX_SEGMENT;
 use crate::way::{Way, way};
 
+/// What a session's TCP buffers may hold however many sessions there are, in bytes.
+const LEAST_MEMORY: usize = 256 << 10;
 /// The limit on handshakes counts anew this often.
 const LIMITER_PERIOD: Duration = Duration::from_secs(1);
 
@@ -105,10 +108,11 @@ impl GatewayState {
             return session.count(DropReason::QueueFull, &mut self.output);
         };
         match session.tunnel.open(datagram, path.source(), space, now) {
-            Opened::Packet { len, .. } => {
+            Opened::Packet { len, plaintext } => {
                 session.heard(path, &mut self.output, now);
-                if self.handle_inner(index, &mut space[..len], now) {
-                    packets.commit(len);
+                let segmentation = session.segmentation(path, &space[..plaintext], len);
+                if self.handle_inner(index, &mut space[..len], segmentation, now) {
+                    packets.commit_super(len, segmentation);
                 }
             }
             Opened::Keepalive => session.heard(path, &mut self.output, now),
@@ -128,7 +132,13 @@ impl GatewayState {
     }
 
     /// Takes an inner packet from the session's client; true when it is for the kernel.
-    fn handle_inner(&mut self, index: SessionIndex, packet: &mut [u8], now: Instant) -> bool {
+    fn handle_inner(
+        &mut self,
+        index: SessionIndex,
+        packet: &mut [u8],
+        segmentation: Segmentation,
+        now: Instant,
+    ) -> bool {
         let Some(session) = self.sessions.session_mut(index) else {
             return false;
         };
@@ -141,12 +151,18 @@ impl GatewayState {
         };
         match way(&ip, session.block, &self.policy, self.config.kernel) {
             Way::Userspace => {
+                let is_first = session.netstack.is_none();
                 let limits = &self.config.limits;
                 let seed = session.netstack_seed;
                 let netstack = session
                     .netstack
                     .get_or_insert_with(|| new_netstack(limits, seed, now));
-                netstack.handle_packet(packet, now);
+                if !hand_over(netstack, packet, segmentation, now) {
+                    session.count(DropReason::Malformed, &mut self.output);
+                }
+                if is_first {
+                    self.share_memory();
+                }
             }
             Way::Kernel => {
                 clamp_mss(packet);
@@ -157,6 +173,23 @@ impl GatewayState {
             Way::Dropped(reason) => session.count(reason, &mut self.output),
         }
         false
+    }
+
+    /// Gives each session that has flows its part of the memory for them.
+    pub(super) fn share_memory(&mut self) {
+        let count = self
+            .sessions
+            .iter()
+            .filter(|session| session.netstack.is_some())
+            .count();
+        let part = (self.config.limits.tcp_memory / count.max(1)).max(LEAST_MEMORY);
+        for netstack in self
+            .sessions
+            .iter_mut()
+            .filter_map(|session| session.netstack.as_mut())
+        {
+            netstack.set_memory(part);
+        }
     }
 
     /// Answers an echo request to the gateway's tunnel address: the client's probe of the path.
@@ -193,6 +226,31 @@ impl GatewayState {
         }
         self.answer = answer;
     }
+}
+
+/// Gives a packet to the userspace datapath, which knows super-packets of TCP; false when it is not what it is said to be.
+fn hand_over(
+    netstack: &mut Netstack,
+    packet: &[u8],
+    segmentation: Segmentation,
+    now: Instant,
+) -> bool {
+    let Ok(mut packets) = Split::new(packet, segmentation) else {
+        return false;
+    };
+    match segmentation {
+        Segmentation::Whole => netstack.handle_packet(packet, now),
+        Segmentation::Tcp { .. } => netstack.handle_super_packet(packet, now),
+        Segmentation::Udp { .. } => {}
+    }
+    if !matches!(segmentation, Segmentation::Udp { .. }) {
+        return true;
+    }
+    let mut segment = [0; MAX_SEGMENT];
+    while let Some(len) = packets.next(&mut segment) {
+        netstack.handle_packet(&segment[..len], now);
+    }
+    true
 }
 
 fn new_netstack(limits: &Limits, seed: u64, now: Instant) -> Box<Netstack> {

@@ -6,16 +6,14 @@
 use std::time::Instant;
 
 use kvpn_wire::TUNNEL_MTU;
-use kvpn_wire::offload::{Abilities, Segmentation};
+use kvpn_wire::offload::{Abilities, Segmentation, trailer};
 use kvpn_wire::packet;
 
 use super::GatewayState;
 use crate::event::SessionIndex;
 use crate::output::DropReason;
 use crate::path::{Path, Transmit};
-
-/// Packets that one session sends before the next one's turn: a super-packet of full segments.
-const TURN: usize = 48;
+use crate::rooms::Room;
 
 impl GatewayState {
     /// What the kernel datapath's TUN takes in one piece; nothing but single packets until it is said.
@@ -59,21 +57,21 @@ impl GatewayState {
         })
     }
 
-    /// The carrier takes no more datagrams for `path` at present: flows wait, and so do the kernel's packets.
-    pub fn path_blocked(&mut self, path: Path) {
-        self.blocked.entry(path).or_default();
-    }
-
-    /// The carrier takes datagrams for `path` again.
-    pub fn path_ready(&mut self, path: Path) {
-        for index in self.blocked.remove(&path).into_iter().flatten() {
+    /// The carrier takes `bytes` of datagrams for `path` at present, with super-packets of at most `piece` bytes. What goes beyond, a
+    /// piece at most, it has to take as well, and handshakes. Holds until it is said again; a path of which nothing was said
+    /// takes everything. What finds no room waits: flows in their sockets, the kernel's packets in a queue for each flow.
+    pub fn path_room(&mut self, path: Path, bytes: usize, piece: usize) {
+        let piece = piece.clamp(TUNNEL_MTU, trailer::MAX_SUPER);
+        for index in self.rooms.set(path, Room { left: bytes, piece }) {
             self.make_ready(index);
         }
     }
 
     /// The path is gone. Its sessions have none until they are heard again.
     pub fn path_closed(&mut self, path: Path) {
-        self.path_ready(path);
+        for index in self.rooms.forget(path) {
+            self.make_ready(index);
+        }
         for session in self
             .sessions
             .iter_mut()
@@ -94,16 +92,10 @@ impl GatewayState {
         let Some(session) = self.sessions.session_mut(index) else {
             return;
         };
-        let waits = session.held.is_some()
-            || session
-                .path
-                .is_some_and(|path| self.blocked.contains_key(&path));
-        if waits {
-            session.hold(packet, segmentation, &mut self.output);
-            self.make_ready(index);
-        } else {
-            session.send_all(packet, segmentation, &mut self.output, now);
-        }
+        let path = session.path;
+        let mut room = self.rooms.of(path);
+        session.send_or_wait(packet, segmentation, &mut room, &mut self.output, now);
+        self.rooms.leave(path, room);
         self.touch(index);
     }
 
@@ -128,11 +120,13 @@ impl GatewayState {
             return true;
         };
         session.ready = false;
-        if let Some(waiting) = session.path.and_then(|path| self.blocked.get_mut(&path)) {
-            waiting.insert(index);
+        let path = session.path;
+        if self.rooms.wait(path, index) {
             return true;
         }
-        let more = session.serve(TURN, &mut self.output, now);
+        let mut room = self.rooms.of(path);
+        let more = session.serve(&mut room, &mut self.output, now);
+        self.rooms.leave(path, room);
         self.collect(index);
         if more {
             self.make_ready(index);

@@ -1,6 +1,7 @@
 //! The gateway against clients of flesh and blood (real tunnels), without a socket or a clock.
 
 mod client;
+mod room;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -462,7 +463,7 @@ fn a_blocked_path_holds_its_sessions_and_no_others() {
         &echo_request(other.v4().client, other.v4().gateway, 1),
     );
     assert_eq!(other.receive(&mut gateway).len(), 1);
-    gateway.path_blocked(API);
+    gateway.path_room(API, 0, 65_535);
     let server: SocketAddr = "10.96.0.1:53".parse().unwrap();
     for client in [&waiting, &other] {
         for number in 0..100_u8 {
@@ -474,7 +475,7 @@ fn a_blocked_path_holds_its_sessions_and_no_others() {
         }
     }
     assert_eq!(other.receive(&mut gateway).len(), 100);
-    gateway.path_ready(API);
+    gateway.path_room(API, 1 << 20, 65_535);
     let packets = waiting.receive(&mut gateway);
     let numbers: Vec<u8> = packets
         .iter()
@@ -517,6 +518,29 @@ fn status_tells_what_was_moved_and_dropped() {
     );
     assert_eq!(status.dropped.get("forbidden_link_local"), Some(&1));
     assert!(status.sent_bytes > 0 && status.received_bytes > 0);
+}
+
+#[test]
+fn sessions_that_have_flows_share_the_memory_for_them() {
+    let now = start();
+    let mut gateway = GatewayState::new(config(), now);
+    let all = gateway.config.limits.tcp_memory;
+    let mut first = Client::connected(&mut gateway, 1, now);
+    let mut second = Client::connected(&mut gateway, 2, now);
+    let _without_flows = Client::connected(&mut gateway, 3, now);
+    let parts = |gateway: &GatewayState| -> Vec<usize> {
+        let sessions = gateway.sessions.iter();
+        sessions
+            .filter_map(|session| Some(session.netstack.as_ref()?.memory()))
+            .collect()
+    };
+    first.send_udp(&mut gateway, "10.96.0.1:53", b"x");
+    assert_eq!(parts(&gateway), [all]);
+    second.send_udp(&mut gateway, "10.96.0.1:53", b"x");
+    assert_eq!(parts(&gateway), [all / 2, all / 2]);
+    let ended = gateway.sessions.with_client(second.v4().client).unwrap();
+    gateway.remove_session(ended);
+    assert_eq!(parts(&gateway), [all]);
 }
 
 proptest! {

@@ -15,15 +15,15 @@ use crate::tcp::sequence::Seq;
 const MAX_BARE: usize = 60;
 
 impl Connection {
-    /// The next segment, or several in one; it counts as sent. `single`: one segment at a time.
+    /// The next segment, or several in one; it counts as sent. `most`: bytes of payload, but at least one segment's.
     pub(in crate::tcp) fn depart(
         &mut self,
-        single: bool,
+        most: usize,
         context: &mut Context<'_>,
     ) -> Option<Departure> {
         match self.stage {
             Stage::SynSent | Stage::SynReceived => self.depart_syn(context),
-            Stage::Open => self.depart_open(single, context),
+            Stage::Open => self.depart_open(most, context),
             Stage::Finished => self
                 .receiver
                 .owes()
@@ -58,15 +58,14 @@ impl Connection {
         })
     }
 
-    fn depart_open(&mut self, single: bool, context: &mut Context<'_>) -> Option<Departure> {
+    fn depart_open(&mut self, most: usize, context: &mut Context<'_>) -> Option<Departure> {
         let options = Writer::sack(&self.receiver.blocks());
         let len = options.bytes().len() as u32;
         let size = self.sender.segment_size(context.mss, len);
-        let most = if single {
-            size
-        } else {
-            max_payload(self.v4, len)
-        };
+        let longest = max_payload(self.v4, len);
+        let most = u32::try_from(most).map_or(longest, |most| most.min(longest));
+        // Whole segments, so that none is cut short.
+        let most = (most / size * size).max(size);
         if let Some(outbound) = self.sender.next(size, most, context.now) {
             return Some(self.data(&outbound, size, options, context));
         }

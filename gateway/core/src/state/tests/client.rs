@@ -56,6 +56,7 @@ pub(super) fn request(seed: u8) -> CreateSession {
         avoid: Vec::new(),
         prefer: Vec::new(),
         session_name: String::new(),
+        super_packets: false,
     }
 }
 
@@ -71,7 +72,17 @@ pub(super) struct Client {
 impl Client {
     /// A client with a session and a finished handshake over the `api` carrier.
     pub(super) fn connected(gateway: &mut GatewayState, seed: u8, now: Instant) -> Self {
-        let grant = gateway.create_session(&request(seed), now).unwrap();
+        Self::connected_as(gateway, &request(seed), seed, now)
+    }
+
+    /// The same with a request of its own for the key of `seed`.
+    pub(super) fn connected_as(
+        gateway: &mut GatewayState,
+        request: &CreateSession,
+        seed: u8,
+        now: Instant,
+    ) -> Self {
+        let grant = gateway.create_session(request, now).unwrap();
         let config = TunnelConfig {
             private: PrivateKey::from_seed([seed; 32]),
             peer: gateway.public_key(),
