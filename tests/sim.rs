@@ -248,7 +248,7 @@ fn a_cut_under_load_is_found_within_two_seconds_whatever_the_round_trip() {
         for seed in 0..4 {
             let mut sim = Sim::new(lossy(rtt, 0, seed));
             sim.run_until(5 * SECOND, "udp", |sim| sim.path() == Some(node()));
-            let flow = sim.programs.transfer(ECHO, 50_000_000, sim.now);
+            let flow = sim.programs.transfer(ECHO, 500_000_000, sim.now);
             sim.settle();
             sim.run(5 * SECOND + Duration::from_millis(137 * seed));
             sim.setup.udp.cut(true);

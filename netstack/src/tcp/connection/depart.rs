@@ -15,15 +15,15 @@ use crate::tcp::sequence::Seq;
 const MAX_BARE: usize = 60;
 
 impl Connection {
-    /// The next segment, or several in one; it counts as sent. `single`: one segment at a time.
+    /// The next segment, or several in one with at most `payload` bytes, but at least one; it counts as sent.
     pub(in crate::tcp) fn depart(
         &mut self,
-        single: bool,
+        payload: u32,
         context: &mut Context<'_>,
     ) -> Option<Departure> {
         match self.stage {
             Stage::SynSent | Stage::SynReceived => self.depart_syn(context),
-            Stage::Open => self.depart_open(single, context),
+            Stage::Open => self.depart_open(payload, context),
             Stage::Finished => self
                 .receiver
                 .owes()
@@ -58,14 +58,13 @@ impl Connection {
         })
     }
 
-    fn depart_open(&mut self, single: bool, context: &mut Context<'_>) -> Option<Departure> {
+    fn depart_open(&mut self, payload: u32, context: &mut Context<'_>) -> Option<Departure> {
         let options = Writer::sack(&self.receiver.blocks());
         let len = options.bytes().len() as u32;
         let size = self.sender.segment_size(context.mss, len);
-        let most = if single {
-            size
-        } else {
-            max_payload(self.v4, len)
+        let most = match payload.min(max_payload(self.v4, len)) / size {
+            0 => size,
+            segments => segments * size,
         };
         if let Some(outbound) = self.sender.next(size, most, context.now) {
             return Some(self.data(&outbound, size, options, context));
