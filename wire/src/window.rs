@@ -69,7 +69,10 @@ struct Mark {
 #[derive(Debug, Default)]
 struct Round {
     end: u64,
+    /// What its marks took: the shortest, all together, and how many.
     shortest: Option<Duration>,
+    sum: Duration,
+    count: u32,
     /// Whether more would have been sent with a larger window.
     limited: bool,
 }
@@ -172,6 +175,8 @@ impl Window {
                 .shortest
                 .map_or(rtt, |shortest| shortest.min(rtt)),
         );
+        self.round.sum += rtt;
+        self.round.count += 1;
         match &mut self.base {
             Some(base) if rtt > base.rtt + base.rtt / 8 + NEARLY => {}
             Some(base) => {
@@ -185,9 +190,11 @@ impl Window {
     }
 
     fn end_round(&mut self, now: Instant) {
-        if let (Some(rtt), Some(base)) = (self.round.shortest, self.base) {
+        if let (Some(shortest), Some(base)) = (self.round.shortest, self.base) {
+            // Whoever sends in bursts has a queue at the end of each and none at its beginning.
+            let rtt = self.round.sum / self.round.count;
             if self.pause.is_some() {
-                self.go_on_pausing(rtt, now);
+                self.go_on_pausing(shortest, now);
             } else if now.saturating_duration_since(base.seen) >= FRESH {
                 self.begin_pause(base.rtt);
             } else {
@@ -196,8 +203,8 @@ impl Window {
         }
         self.round = Round {
             end: self.sent,
-            shortest: None,
             limited: self.in_flight() >= self.size,
+            ..Round::default()
         };
     }
 

@@ -99,7 +99,8 @@ fn a_path_is_filled_and_its_queue_stays_short() {
             let mut path = Path::new(rate, delay * MS);
             let (queue, bytes) = path.fill(20 * SECOND);
             let used = bytes as f64 / (rate * 20.0);
-            assert!(used > 0.7, "{megabits} Mbit/s, {delay} ms: {used:.2} used");
+            // Slow start included: 20 s are a hundred round trips of the longest.
+            assert!(used > 0.65, "{megabits} Mbit/s, {delay} ms: {used:.2} used");
             assert!(
                 queue < 30 * MS + delay * MS / 16,
                 "{megabits} Mbit/s, {delay} ms: queue of {queue:?}"
