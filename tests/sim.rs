@@ -248,9 +248,11 @@ fn a_cut_under_load_is_found_within_two_seconds_whatever_the_round_trip() {
         for seed in 0..4 {
             let mut sim = Sim::new(lossy(rtt, 0, seed));
             sim.run_until(5 * SECOND, "udp", |sim| sim.path() == Some(node()));
-            let flow = sim.programs.transfer(ECHO, 500_000_000, sim.now);
+            let flow = sim.programs.transfer(ECHO, 50_000_000, sim.now);
             sim.settle();
-            sim.run(5 * SECOND + Duration::from_millis(137 * seed));
+            sim.run_until(60 * SECOND, "full speed", |sim| {
+                sim.programs.transferred(flow).received > 5_000_000 + 137_000 * seed as usize
+            });
             sim.setup.udp.cut(true);
             let took = sim.run_until(5 * SECOND, "api", |sim| sim.path() == Some(Path::Api));
             assert!(took <= 2 * SECOND, "{rtt} ms: {took:?}");
@@ -545,11 +547,12 @@ fn the_same_seed_gives_the_same_run() {
 
 #[test]
 fn a_transfer_that_fills_the_stream_leaves_others_fast() {
-    // 10 to 400 Mbit/s, buffers without end on the way, echoed: both directions are full.
-    for (rate, len) in [
-        (1_250_000, 30_000_000),
-        (12_500_000, 200_000_000),
-        (50_000_000, 400_000_000),
+    // 10 to 400 Mbit/s, buffers without end on the way, echoed: both directions are full. On the slowest the bursts of
+    // the userspace datapath's own TCP are long: it has no pacing.
+    for (rate, len, most) in [
+        (1_250_000, 30_000_000, 80),
+        (12_500_000, 200_000_000, 30),
+        (50_000_000, 400_000_000, 30),
     ] {
         let mut setup = Setup::api_only(5);
         setup.api.rate = Some(rate);
@@ -568,7 +571,7 @@ fn a_transfer_that_fills_the_stream_leaves_others_fast() {
         let usual = pings[pings.len() * 9 / 10];
         assert!(!sim.programs.transferred(flow).reset);
         assert!(
-            usual < base + Duration::from_millis(30),
+            usual < base + Duration::from_millis(most),
             "{rate} bytes/s: {pings:?}"
         );
     }

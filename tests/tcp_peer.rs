@@ -195,7 +195,7 @@ impl Stack {
 
     fn cut(&mut self) {
         let mut out = [0; 2048];
-        while let Some(emitted) = self.stack.poll_packet() {
+        while let Some(emitted) = self.stack.poll_packet(usize::MAX) {
             let mut split = emitted.split().unwrap();
             while let Some(len) = split.next(&mut out) {
                 self.packets.push(out[..len].to_vec());

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use kvpn_client_core::{CarrierChoice, ClientState, Config, Event as ClientEvent, Names, Path};
 use kvpn_gateway_core::{
     Config as GatewayConfig, Event, Flow, FlowEvent, GatewayState, KernelFamilies, Limits,
-    Path as ClientPath,
+    Path as ClientPath, Shard,
 };
 use kvpn_wire::control::{ClusterFacts, CreateSession, VERSION};
 use kvpn_wire::offload::Segmentation;
@@ -182,6 +182,7 @@ fn gateway_config(kernel: bool) -> GatewayConfig {
         udp_port: kvpn_wire::WIREGUARD_PORT,
         udp_endpoints: Vec::new(),
         limits: Limits::default(),
+        shard: Shard::default(),
     }
 }
 

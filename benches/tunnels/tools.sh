@@ -25,7 +25,7 @@ for tool in boringtun-cli:$BORINGTUN gotatun-cli:$GOTATUN; do
   name=${tool%:*} version=${tool#*:}
   is_there "$name" "$version" && continue
   echo "installing $name (once)" >&2
-  nice cargo install --quiet --locked --force --root "$TOOLS" --target-dir "$TOOLS/build" "$name@$version"
-  rm -rf "$TOOLS/build"
+  nice cargo install --quiet --locked --force --root "$TOOLS" --target-dir "$TOOLS/build-bench" "$name@$version"
+  rm -rf "$TOOLS/build-bench"
   echo "$version" >"$TOOLS/$name.version"
 done

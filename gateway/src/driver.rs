@@ -279,6 +279,7 @@ impl Driver {
                 }
             }
         }
+        self.udp.watch(self.poll.registry());
         self.api.flush(&mut self.state);
         sent
     }

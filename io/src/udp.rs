@@ -188,6 +188,8 @@ fn open_batches(socket: &impl AsFd) -> io::Result<UdpSocketState> {
     let _ = set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::WANT);
     let _ = set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::WANT);
     let _ = setsockopt(socket, sockopt::Ipv6DontFrag, &false);
+    // When a datagram came is nobody's concern here, and costs the kernel a look at the clock.
+    let _ = setsockopt(socket, sockopt::ReceiveTimestampns, &false);
     Ok(batches)
 }
 

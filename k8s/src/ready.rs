@@ -71,7 +71,7 @@ impl Cluster {
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<GatewayPod, Error> {
         let mut rollout = Rollout::new(namespace);
-        match timeout(limit, self.follow(&mut rollout, progress)).await {
+        match timeout(limit, self.follow(&mut rollout, true, progress)).await {
             Ok(Ok(Verdict::Ready(gateway))) => Ok(*gateway),
             Ok(Ok(Verdict::Broken(problem))) => {
                 let log = if problem.has_log {
@@ -86,10 +86,31 @@ impl Cluster {
         }
     }
 
-    /// Follows the StatefulSet, its pods and what is noted about them, until it is clear what becomes of them.
+    /// As [`Cluster::wait_ready`], for a gateway that was ready before: what looks hopeless (it was killed again and
+    /// again) may still pass within `limit`.
+    ///
+    /// # Errors
+    /// As [`Cluster::wait_ready`], [`Error::NotReady`] after `limit` only.
+    pub async fn wait_ready_again(
+        &self,
+        namespace: &str,
+        limit: Duration,
+        progress: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<GatewayPod, Error> {
+        let mut rollout = Rollout::new(namespace);
+        match timeout(limit, self.follow(&mut rollout, false, progress)).await {
+            Ok(Ok(Verdict::Ready(gateway))) => Ok(*gateway),
+            Ok(Ok(Verdict::Broken(_) | Verdict::Step(_))) | Err(_) => Err(rollout.overdue(limit)),
+            Ok(Err(error)) => Err(error),
+        }
+    }
+
+    /// Follows the StatefulSet, its pods and what is noted about them, until it is clear what becomes of them; that they
+    /// are broken is believed only if `hopeless` is a result.
     async fn follow(
         &self,
         rollout: &mut Rollout,
+        hopeless: bool,
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<Verdict, Error> {
         let mut seen = pin!(self.seen(&rollout.namespace).await?);
@@ -111,6 +132,7 @@ impl Cluster {
                         shown = Some(step);
                     }
                 }
+                Verdict::Broken(_) if !hopeless => {}
                 verdict @ (Verdict::Ready(_) | Verdict::Broken(_)) => return Ok(verdict),
             }
         }

@@ -141,18 +141,13 @@ impl Netstack {
         Some(event)
     }
 
-    /// The next packet, or super-packet of up to 65,535 bytes, to send towards the peers. Segments are made here, with the latest `now` that
+    /// The next packet, or super-packet with at most `most` bytes of payload (but at least one segment, and up to 65,535 bytes in all), to send towards the peers. Segments are made here, with the latest `now` that
     /// any call gave; what is not asked for stays in the flows' buffers.
-    pub fn poll_packet(&mut self) -> Option<Emitted<'_>> {
-        self.poll_packet_within(usize::from(u16::MAX))
-    }
-
-    /// Like [`Netstack::poll_packet`], with super-packets of about `max` bytes at most, but of one segment at least.
-    pub fn poll_packet_within(&mut self, max: usize) -> Option<Emitted<'_>> {
+    pub fn poll_packet(&mut self, most: usize) -> Option<Emitted<'_>> {
         if !self.outbox.is_empty() {
             return self.outbox.pop().map(Emitted::whole);
         }
-        let (id, departure) = self.next_departure(u32::try_from(max).unwrap_or(u32::MAX))?;
+        let (id, departure) = self.next_departure(most)?;
         let flow = self.flows.get(id)?;
         let len = departure.write(&flow.tuple, &mut self.header);
         let header = &self.header[..len];

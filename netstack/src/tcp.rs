@@ -165,10 +165,10 @@ impl TcpFlow {
         }
     }
 
-    /// The next segment, or several in one, to send; with at most `payload` bytes, but at least one.
-    pub(crate) fn depart(&mut self, payload: u32, context: &mut Context<'_>) -> Option<Departure> {
+    /// The next segment, or several in one, to send: at most `most` bytes of payload, but at least one segment's.
+    pub(crate) fn depart(&mut self, most: usize, context: &mut Context<'_>) -> Option<Departure> {
         match &mut self.phase {
-            Phase::Open(connection) => connection.depart(payload, context),
+            Phase::Open(connection) => connection.depart(most, context),
             Phase::Held { .. } => None,
         }
     }

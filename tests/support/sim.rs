@@ -485,7 +485,7 @@ impl Sim {
                 ClientPath::Api(stream) => (Path::Api, self.stream == Some(stream)),
                 ClientPath::Udp(address) => {
                     let candidate = self.setup.candidate_behind(address, self.nat);
-                    let path = candidate.map_or(node(), Path::Udp);
+                    let path = candidate.map_or_else(node, Path::Udp);
                     (path, candidate.is_some())
                 }
             };

@@ -7,6 +7,7 @@ mod api;
 mod handle;
 mod tun;
 mod udp;
+mod watch;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -209,7 +210,6 @@ impl Driver {
                 return Poll::Ready(());
             };
             let held_back = self.is_congested();
-            self.udp.flush(cx);
             let received = self.receive(cx);
             let timed = self.fire_timer();
             self.drain(cx);
@@ -326,7 +326,7 @@ impl Driver {
             unsent += length;
             if unsent >= TUN_BYTES {
                 unsent = 0;
-                self.transmit();
+                self.transmit(cx);
                 self.flush_api(cx);
             }
         }
@@ -387,7 +387,7 @@ impl Driver {
         self.write_tun();
         // What the stream has taken makes room for more of what waits.
         loop {
-            let any = self.transmit();
+            let any = self.transmit(cx);
             self.flush_api(cx);
             if !any {
                 break;
@@ -399,26 +399,35 @@ impl Driver {
     }
 
     /// Sends what is to be sent, as far as the sockets take it; whether there was anything.
-    fn transmit(&mut self) -> bool {
+    fn transmit(&mut self, cx: &mut Context<'_>) -> bool {
         let now = now();
         let mut any = false;
+        loop {
+            self.udp.flush(cx);
+            if self.udp.is_blocked() || !self.transmit_next(now) {
+                return any;
+            }
+            any = true;
+        }
+    }
+
+    /// Whether there was something.
+    fn transmit_next(&mut self, now: Instant) -> bool {
         let Self {
             state, udp, api, ..
         } = self;
-        while !udp.is_blocked()
-            && let Some(transmit) = state.poll_transmit()
-        {
-            let lost = match transmit.path {
-                Path::Udp(to) => u64::from(!udp.send(to, transmit.payload, transmit.segment)),
-                Path::Api => transmit.datagrams().fold(0, |lost, datagram| {
-                    let queued = api.as_mut().is_some_and(|api| api.queue(datagram, now));
-                    lost + u64::from(!queued)
-                }),
-            };
-            self.unsent += lost;
-            any = true;
-        }
-        any
+        let Some(transmit) = state.poll_transmit() else {
+            return false;
+        };
+        let lost = match transmit.path {
+            Path::Udp(to) => u64::from(!udp.send(to, transmit.payload, transmit.segment)),
+            Path::Api => transmit.datagrams().fold(0, |lost, datagram| {
+                let queued = api.as_mut().is_some_and(|api| api.queue(datagram, now));
+                lost + u64::from(!queued)
+            }),
+        };
+        self.unsent += lost;
+        true
     }
 
     /// Hands the TUN what is for programs.

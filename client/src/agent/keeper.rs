@@ -14,7 +14,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::agent::board::Board;
-use crate::agent::driver::{Command, Handle, Occurrence, Replacement};
+use crate::agent::driver::{Command, Handle, Occurrence, Reading, Replacement};
 use crate::agent::message::{Carrier, Start};
 use crate::agent::network::Wish;
 use crate::agent::ranges::{self, Findings, Plan};
@@ -32,6 +32,14 @@ const ATTEMPT_LIMIT: Duration = Duration::from_secs(90);
 const READY_LIMIT: Duration = Duration::from_secs(10);
 /// How long a carrier or session that was just opened may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+/// How long a gateway that is there may take to answer on one of its carriers.
+const ANSWER_SOON: Duration = Duration::from_secs(1);
+/// How often it is asked meanwhile whether it did.
+const LOOK: Duration = Duration::from_millis(50);
+/// A path that works has carried something within this time: it is probed when idle for 5 s.
+const IDLE: Duration = Duration::from_secs(6);
+/// How long looking for the cluster's ranges may keep the keeper from its other work.
+const LOOK_AGAIN_LIMIT: Duration = Duration::from_secs(10);
 /// The pause after the first failed attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// The longest pause between attempts.
@@ -132,10 +140,20 @@ impl Keeper {
         }
     }
 
-    /// Whether the gateway answers on the path in use.
+    /// Whether the gateway answers on the path in use, as far as is known without asking it.
     async fn works(&self) -> bool {
-        let reading = self.driver.status().await;
-        reading.is_some_and(|reading| reading.status.established)
+        self.heard_within(IDLE).await
+    }
+
+    /// Whether something came from the gateway on the path in use within this time.
+    async fn heard_within(&self, limit: Duration) -> bool {
+        let Some(Reading { status, .. }) = self.driver.status().await else {
+            return false;
+        };
+        let mut paths = status.paths.iter();
+        let current = paths.find(|path| Some(path.path) == status.path);
+        let heard = current.and_then(|path| path.received_ago);
+        status.established && heard.is_some_and(|ago| ago <= limit)
     }
 
     /// Finds a way back, for as long as it takes.
@@ -157,8 +175,6 @@ impl Keeper {
             let attempt =
                 attempt.unwrap_or_else(|_| Err(anyhow::anyhow!("the API server does not answer")));
             let wait = match attempt {
-                // The session that stood before may have answered all the time.
-                Ok(()) if self.works().await => return self.is_back().await,
                 Ok(()) => ANSWER_LIMIT,
                 Err(error) => {
                     self.not_back(&error, &mut told);
@@ -166,8 +182,8 @@ impl Keeper {
                 }
             };
             tokio::select! {
-                established = self.established_within(wait) => {
-                    if established {
+                answered = self.answered_within(wait) => {
+                    if answered {
                         return self.is_back().await;
                     }
                 }
@@ -244,7 +260,7 @@ impl Keeper {
                 .trouble(format!("waiting for the gateway: {progress}"))
         };
         self.cluster
-            .wait_ready(namespace, READY_LIMIT, &mut progress)
+            .wait_ready_again(namespace, READY_LIMIT, &mut progress)
             .await
     }
 
@@ -294,7 +310,7 @@ impl Keeper {
 
     /// Looks what the cluster's ranges are now; what cannot be seen stays as it is.
     async fn look_again(&mut self) {
-        let plan = match tokio::time::timeout(ATTEMPT_LIMIT, self.plan()).await {
+        let plan = match tokio::time::timeout(LOOK_AGAIN_LIMIT, self.plan()).await {
             Ok(Ok(plan)) => plan,
             Ok(Err(error)) => {
                 let error = format!("{error:#}");
@@ -360,39 +376,55 @@ impl Keeper {
         Ok(())
     }
 
-    async fn established_within(&mut self, limit: Duration) -> bool {
-        let established = tokio::time::timeout(limit, async {
-            while let Some(occurrence) = self.occurrence_rx.recv().await {
-                if let Occurrence::Established(path) = occurrence {
+    /// Whether the gateway answers from now on, be it in a session that stood before and may never have broken.
+    async fn answered_within(&mut self, limit: Duration) -> bool {
+        let begun = Instant::now();
+        while let Some(left) = limit.checked_sub(begun.elapsed()) {
+            match tokio::time::timeout(LOOK.min(left), self.occurrence_rx.recv()).await {
+                Ok(Some(Occurrence::Established(path))) => {
                     tracing::info!(%path, "the tunnel works again");
                     return true;
                 }
+                Ok(Some(_)) => {}
+                // The driver is gone, and the session with it.
+                Ok(None) => return true,
+                Err(_) if self.heard_within(begun.elapsed()).await => return true,
+                Err(_) => {}
             }
-            // The driver is gone, and the session with it.
-            true
-        });
-        established.await.unwrap_or(false)
+        }
+        false
     }
 
-    /// Proves anew that the user may; whether that worked.
+    /// Proves anew that the user may; false when that is to be tried again.
     async fn renewed(&mut self) -> bool {
+        let Err(error) = self.renew().await else {
+            return true;
+        };
+        let why = format!("{error:#}");
+        tracing::warn!(why, "the session could not be renewed; it is tried again");
+        if !takes_no_connections(&error) {
+            return false;
+        }
+        // The pod is there, and the gateway in it is not: unless every carrier says otherwise it is being restarted.
+        self.driver.tell(Command::NetworkChanged).await;
+        let is_there = self.answered_within(ANSWER_SOON).await;
+        if !is_there {
+            self.recover(why).await;
+        }
+        !is_there
+    }
+
+    async fn renew(&mut self) -> anyhow::Result<()> {
         let gateway = self.gateway.clone();
         let renewal = tokio::time::timeout(
             ATTEMPT_LIMIT,
             self.session(&gateway, self.keys.private.clone()),
         );
-        let outcome = match renewal.await {
+        match renewal.await {
             Ok(Ok(keys)) => self.adopt(gateway, keys).await,
             Ok(Err(error)) => Err(error),
             Err(_) => Err(anyhow::anyhow!("the API server does not answer")),
-        };
-        if let Err(error) = &outcome {
-            tracing::warn!(
-                error = format!("{error:#}"),
-                "the session could not be renewed; it is tried again"
-            );
         }
-        outcome.is_ok()
     }
 
     async fn namespaces_changed(&mut self, list: &[String]) {
@@ -414,6 +446,17 @@ impl Keeper {
 /// Whether the pod that was forwarded to is no more.
 fn is_gone(error: &ClusterError) -> bool {
     matches!(error, ClusterError::NotFound { .. })
+}
+
+/// Whether nobody listens in the pod that was forwarded to.
+fn takes_no_connections(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain();
+    causes.any(|cause| {
+        matches!(
+            cause.downcast_ref(),
+            Some(ClusterError::Forward { .. } | ClusterError::NotFound { .. })
+        )
+    })
 }
 
 fn is_about_the_api_server(error: &anyhow::Error) -> bool {

@@ -277,7 +277,7 @@ impl Session {
             return false;
         };
         let polled = netstack
-            .poll_packet_within(room.piece)
+            .poll_packet(room.piece)
             .map(|emitted| self.send_emitted(&emitted, room, output, now));
         self.netstack = Some(netstack);
         polled.is_some()

@@ -36,7 +36,7 @@ impl Parts {
         let registry = poll.registry();
         let mut udp = UdpCarrier::open(udp_port, offload)
             .with_context(|| format!("listening on UDP port {udp_port}"))?;
-        registry.register(&mut udp, UDP, Interest::READABLE | Interest::WRITABLE)?;
+        registry.register(&mut udp, UDP, Interest::READABLE)?;
         let mut api = ApiCarrier::open(carrier)
             .with_context(|| format!("listening on {carrier} for the api carrier"))?;
         registry.register(&mut api, LISTENER, Interest::READABLE)?;

@@ -9,6 +9,8 @@ use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::UDP;
+
 /// The socket of the `udp` carrier.
 pub(crate) struct UdpCarrier {
     datagrams: Datagrams<UdpSocket>,
@@ -16,6 +18,8 @@ pub(crate) struct UdpCarrier {
     readable: bool,
     /// What the socket did not take yet; nothing more is sent before it.
     held: Vec<u8>,
+    /// Whether the poll tells of room in the socket.
+    watched: bool,
     /// Where to, as the socket knows it, and how long each datagram is.
     held_for: (SocketAddr, usize),
 }
@@ -35,6 +39,7 @@ impl UdpCarrier {
             v6,
             readable: true,
             held: Vec::new(),
+            watched: false,
             held_for: (SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)), 1),
         })
     }
@@ -70,6 +75,22 @@ impl UdpCarrier {
                 }
                 Ok(()) | Err(_) => self.held.clear(),
             }
+        }
+    }
+
+    /// Has the poll tell of room in the socket only while it is missed: each datagram that leaves makes some.
+    pub(crate) fn watch(&mut self, registry: &Registry) {
+        if self.watched == self.is_blocked() {
+            return;
+        }
+        self.watched = self.is_blocked();
+        let interest = if self.watched {
+            Interest::READABLE | Interest::WRITABLE
+        } else {
+            Interest::READABLE
+        };
+        if let Err(error) = registry.reregister(self, UDP, interest) {
+            tracing::error!(%error, "the udp carrier's socket cannot be watched");
         }
     }
 

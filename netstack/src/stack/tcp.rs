@@ -338,8 +338,8 @@ impl Netstack {
         Ok(flow)
     }
 
-    /// The next thing that a flow sends; flows have turns. Of several segments in one it makes at most `payload` bytes.
-    pub(super) fn next_departure(&mut self, payload: u32) -> Option<(FlowId, Departure)> {
+    /// The next thing that a flow sends; flows have turns. `most`: bytes of payload, but at least one segment's.
+    pub(super) fn next_departure(&mut self, most: usize) -> Option<(FlowId, Departure)> {
         while let Some(id) = self.stirred.pop_front() {
             let Some(flow) = self.flows.get_mut(id) else {
                 continue;
@@ -348,7 +348,7 @@ impl Netstack {
             let Some(mut parts) = self.parts(id) else {
                 continue;
             };
-            if let Some(departure) = parts.tcp.depart(payload, &mut parts.context) {
+            if let Some(departure) = parts.tcp.depart(most, &mut parts.context) {
                 self.stir(id);
                 return Some((id, departure));
             }

@@ -345,7 +345,7 @@ impl Pair {
 
     /// What a stack emits next, as packets; as one, where the link carries super-packets.
     fn emit(&mut self, side: usize) -> Option<Vec<Vec<u8>>> {
-        let emitted = self.stacks[side].poll_packet()?;
+        let emitted = self.stacks[side].poll_packet(usize::MAX)?;
         Some(match self.supers {
             true => vec![cut::joined(&emitted)],
             false => cut::packets(&emitted, self.mtus[side]),

@@ -122,7 +122,7 @@ impl Bulk {
             while client.tcp_send_with(to, now, |free| free.len()) > 0 {}
         });
         while self.waiting.len() < 2 * BATCH {
-            let Some(emitted) = timed(&mut took, |_| client.poll_packet()) else {
+            let Some(emitted) = timed(&mut took, |_| client.poll_packet(usize::MAX)) else {
                 break;
             };
             let made = match supers {
@@ -177,7 +177,7 @@ impl Bulk {
                     break;
                 }
             }
-            while let Some(answer) = server.poll_packet() {
+            while let Some(answer) = server.poll_packet(usize::MAX) {
                 answers.push(answer.header.to_vec());
             }
             received

@@ -160,7 +160,7 @@ impl Rig {
             }
         }
         for _ in 0..most {
-            let Some(emitted) = self.stack.poll_packet() else {
+            let Some(emitted) = self.stack.poll_packet(usize::MAX) else {
                 return;
             };
             (self.next, self.acknowledged) =

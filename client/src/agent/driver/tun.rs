@@ -6,7 +6,10 @@ use std::task::{Context, Poll};
 
 use kvpn_io::tun::{Packets, TunOffload};
 use kvpn_wire::offload::Segmentation;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+use crate::agent::driver::watch::watch;
 
 /// An open TUN.
 pub(super) struct TunDevice {
@@ -16,10 +19,8 @@ pub(super) struct TunDevice {
 
 impl TunDevice {
     /// Takes a non-blocking descriptor over; `None` (and a log line) when it cannot be watched.
-    #[expect(unsafe_code, reason = "tokio offers no safe way to watch a descriptor")]
     pub(super) fn new(descriptor: OwnedFd, offload: TunOffload) -> Option<Self> {
-        // SAFETY: an `OwnedFd` stays the same open descriptor until it is dropped, and `AsyncFd` drops it last.
-        match unsafe { AsyncFd::register(descriptor) } {
+        match watch(descriptor, Interest::READABLE) {
             Ok(descriptor) => Some(Self {
                 descriptor,
                 packets: Packets::new(offload),

@@ -2,12 +2,15 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::task::{Context, Poll};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::task::Context;
 
 use kvpn_io::udp::{Datagrams, UdpOffload};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use tokio::io::unix::AsyncFd;
+
+use crate::agent::driver::watch::{forget_readiness, watch};
 
 /// UDP sockets of the families that are there.
 #[derive(Default)]
@@ -18,7 +21,10 @@ pub(crate) struct UdpCarrier {
 
 /// One family's socket.
 struct Family {
-    datagrams: Datagrams<UdpSocket>,
+    /// Watched for what comes.
+    datagrams: Datagrams<AsyncFd<OwnedFd>>,
+    /// The same socket, watched for room while something is held.
+    room: Option<AsyncFd<OwnedFd>>,
     /// What the socket did not take yet; nothing more is sent before it.
     held: Vec<u8>,
     /// Where to, and how long each datagram is.
@@ -102,6 +108,7 @@ impl Family {
         match open(any) {
             Ok(socket) => Some(Self {
                 datagrams: Datagrams::new(socket, offload),
+                room: None,
                 held: Vec::new(),
                 held_for: (SocketAddr::new(any, 0), 1),
             }),
@@ -117,14 +124,16 @@ impl Family {
         cx: &mut Context<'_>,
         mut take: impl FnMut(SocketAddr, &mut [u8], usize),
     ) -> bool {
-        while self.datagrams.socket().poll_recv_ready(cx).is_ready() {
+        while self.datagrams.socket().poll_read_ready(cx).is_ready() {
             match self.datagrams.receive(&mut take) {
                 Ok(true) => return true,
                 Ok(false) => {
-                    self.forget_readiness();
+                    forget_readiness(self.datagrams.socket(), Interest::READABLE);
                     return true;
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.forget_readiness(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    forget_readiness(self.datagrams.socket(), Interest::READABLE);
+                }
                 // An ICMP error about an earlier datagram: the path's probes will tell.
                 Err(error) => {
                     tracing::trace!(%error, "a UDP socket complains");
@@ -135,60 +144,66 @@ impl Family {
         false
     }
 
-    /// The poll tells of a socket once it has something again.
-    fn forget_readiness(&self) {
-        let nothing = || Err::<(), _>(ErrorKind::WouldBlock.into());
-        let _ = self.datagrams.socket().try_io(Interest::READABLE, nothing);
-    }
-
     fn send(&mut self, to: SocketAddr, datagrams: &[u8], segment: usize) -> bool {
-        match try_send(&self.datagrams, to, datagrams, segment) {
+        match self.datagrams.send(to, datagrams, segment) {
             Ok(()) => true,
-            Err((sent, error)) if error.kind() == ErrorKind::WouldBlock => {
-                self.held.extend_from_slice(&datagrams[sent..]);
+            Err(unsent) if unsent.error.kind() == ErrorKind::WouldBlock => {
+                self.held.extend_from_slice(&datagrams[unsent.sent..]);
                 self.held_for = (to, segment);
                 true
             }
-            Err((_, error)) => {
-                tracing::trace!(%error, "datagrams were not sent");
+            Err(unsent) => {
+                tracing::trace!(error = %unsent.error, "datagrams were not sent");
                 false
             }
         }
     }
 
     fn flush(&mut self, cx: &mut Context<'_>) {
+        if self.held.is_empty() {
+            return;
+        }
         let (to, segment) = self.held_for;
-        while !self.held.is_empty()
-            && let Poll::Ready(_) = self.datagrams.socket().poll_send_ready(cx)
-        {
-            match try_send(&self.datagrams, to, &self.held, segment) {
-                Err((sent, error)) if error.kind() == ErrorKind::WouldBlock => {
-                    self.held.drain(..sent);
+        while !self.held.is_empty() && self.may_have_room(cx) {
+            match self.datagrams.send(to, &self.held, segment) {
+                Err(unsent) if unsent.error.kind() == ErrorKind::WouldBlock => {
+                    self.held.drain(..unsent.sent);
+                    self.watch_for_room();
                 }
                 Ok(()) | Err(_) => self.held.clear(),
+            }
+        }
+        if self.held.is_empty() {
+            self.room = None;
+        }
+    }
+
+    /// Whether it is worth a try; if not, there will be a wake.
+    fn may_have_room(&self, cx: &mut Context<'_>) -> bool {
+        let Some(room) = &self.room else { return true };
+        let ready = room.poll_write_ready(cx).is_ready();
+        if ready {
+            forget_readiness(room, Interest::WRITABLE);
+        }
+        ready
+    }
+
+    fn watch_for_room(&mut self) {
+        if self.room.is_some() {
+            return;
+        }
+        let descriptor = self.datagrams.socket().as_fd().try_clone_to_owned();
+        match descriptor.and_then(|descriptor| watch(descriptor, Interest::WRITABLE)) {
+            Ok(room) => self.room = Some(room),
+            Err(error) => {
+                tracing::warn!(%error, "a full UDP socket cannot be watched; datagrams are lost");
+                self.held.clear();
             }
         }
     }
 }
 
-/// Through tokio, which learns so that the socket is full. On failure: how many bytes were sent, and why no more.
-fn try_send(
-    datagrams: &Datagrams<UdpSocket>,
-    to: SocketAddr,
-    bytes: &[u8],
-    segment: usize,
-) -> Result<(), (usize, io::Error)> {
-    let mut sent = 0;
-    let result = datagrams.socket().try_io(Interest::WRITABLE, || {
-        datagrams.send(to, bytes, segment).map_err(|unsent| {
-            sent = unsent.sent;
-            unsent.error
-        })
-    });
-    result.map_err(|error| (sent, error))
-}
-
-fn open(any: IpAddr) -> io::Result<UdpSocket> {
+fn open(any: IpAddr) -> io::Result<AsyncFd<OwnedFd>> {
     let domain = if any.is_ipv4() {
         Domain::IPV4
     } else {
@@ -200,5 +215,5 @@ fn open(any: IpAddr) -> io::Result<UdpSocket> {
     }
     socket.set_nonblocking(true)?;
     socket.bind(&SocketAddr::new(any, 0).into())?;
-    UdpSocket::from_std(socket.into())
+    watch(socket.into(), Interest::READABLE)
 }

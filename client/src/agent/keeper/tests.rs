@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use kvpn_client_core::{Path, Status};
+use kvpn_client_core::{Path, PathState, PathStatus, Status};
 use kvpn_wire::control::SessionGrant;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -133,8 +133,7 @@ async fn a_lost_session_is_looked_for_without_a_storm_until_the_gateway_answers(
     let forwarded = rig.forwarded();
     assert!((2..=MOST_FORWARDS).contains(&forwarded), "{forwarded}");
     assert_eq!(rig.state(), State::Recovering);
-    rig.works.store(true, Ordering::Relaxed);
-    rig.tell(Occurrence::Established(Path::Api)).await;
+    rig.tell(Occurrence::Established(udp())).await;
     rig.until("recovered", |rig| rig.state() == State::Connected)
         .await;
     assert_eq!(rig.board.report(now()).trouble, None);
@@ -151,6 +150,18 @@ async fn a_stream_that_cannot_be_opened_is_no_trouble_while_packets_flow_another
     assert_eq!(rig.state(), State::Connected);
 }
 
+/// The core takes the old session for established for some seconds more.
+#[tokio::test]
+async fn without_a_word_from_the_gateway_the_session_is_interrupted_until_there_is_one() {
+    let rig = Rig::start().await;
+    rig.tell(Occurrence::ApiWanted).await;
+    rig.until("interrupted", |rig| rig.state() == State::Recovering)
+        .await;
+    rig.works.store(true, Ordering::Relaxed);
+    rig.until("recovered", |rig| rig.state() == State::Connected)
+        .await;
+}
+
 #[tokio::test]
 async fn a_change_of_the_network_opens_a_stream_at_once() {
     let rig = Rig::start().await;
@@ -159,20 +170,32 @@ async fn a_change_of_the_network_opens_a_stream_at_once() {
     rig.until("asked", |rig| rig.forwarded() == 1).await;
 }
 
+fn udp() -> Path {
+    Path::Udp("192.0.2.1:1".parse().unwrap())
+}
+
 /// The driver, as far as the keeper asks.
 async fn drive(mut command_rx: mpsc::Receiver<Command>, works: Arc<AtomicBool>) {
     while let Some(command) = command_rx.recv().await {
         if let Command::Status(answer_tx) = command {
+            let works = works.load(Ordering::Relaxed);
+            let udp = PathStatus {
+                path: udp(),
+                state: PathState::Answering,
+                rtt: None,
+                received_ago: works.then_some(Duration::ZERO),
+            };
             let status = Status {
-                path: None,
-                established: works.load(Ordering::Relaxed),
+                path: Some(udp.path),
+                // The core does not know at once.
+                established: true,
                 handshake_age: None,
                 rtt: None,
                 sent_bytes: 0,
                 received_bytes: 0,
                 flows: 0,
                 drops: Default::default(),
-                paths: Vec::new(),
+                paths: vec![udp],
             };
             let reading = Reading {
                 status,

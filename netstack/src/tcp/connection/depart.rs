@@ -15,15 +15,15 @@ use crate::tcp::sequence::Seq;
 const MAX_BARE: usize = 60;
 
 impl Connection {
-    /// The next segment, or several in one with at most `payload` bytes, but at least one; it counts as sent.
+    /// The next segment, or several in one; it counts as sent. `most`: bytes of payload, but at least one segment's.
     pub(in crate::tcp) fn depart(
         &mut self,
-        payload: u32,
+        most: usize,
         context: &mut Context<'_>,
     ) -> Option<Departure> {
         match self.stage {
             Stage::SynSent | Stage::SynReceived => self.depart_syn(context),
-            Stage::Open => self.depart_open(payload, context),
+            Stage::Open => self.depart_open(most, context),
             Stage::Finished => self
                 .receiver
                 .owes()
@@ -58,14 +58,14 @@ impl Connection {
         })
     }
 
-    fn depart_open(&mut self, payload: u32, context: &mut Context<'_>) -> Option<Departure> {
+    fn depart_open(&mut self, most: usize, context: &mut Context<'_>) -> Option<Departure> {
         let options = Writer::sack(&self.receiver.blocks());
         let len = options.bytes().len() as u32;
         let size = self.sender.segment_size(context.mss, len);
-        let most = match payload.min(max_payload(self.v4, len)) / size {
-            0 => size,
-            segments => segments * size,
-        };
+        let longest = max_payload(self.v4, len);
+        let most = u32::try_from(most).map_or(longest, |most| most.min(longest));
+        // Whole segments, so that none is cut short.
+        let most = (most / size * size).max(size);
         if let Some(outbound) = self.sender.next(size, most, context.now) {
             return Some(self.data(&outbound, size, options, context));
         }
