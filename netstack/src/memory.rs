@@ -51,6 +51,16 @@ impl Memory {
         }
     }
 
+    /// The budget in bytes.
+    pub(crate) fn budget(&self) -> usize {
+        self.budget
+    }
+
+    /// Another budget; what is in buffers stays until it is read or acknowledged.
+    pub(crate) fn set_budget(&mut self, budget: usize) {
+        self.budget = budget;
+    }
+
     /// Bytes in buffers and spare ones.
     pub(crate) fn used(&self) -> usize {
         self.used + self.spare.pieces.len() * PIECE + self.small.pieces.len() * SMALL

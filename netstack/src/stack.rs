@@ -178,6 +178,16 @@ impl Netstack {
         Some(&self.long[..len])
     }
 
+    /// [`Config::memory`] as it is now.
+    pub fn memory(&self) -> usize {
+        self.memory.budget()
+    }
+
+    /// Changes [`Config::memory`]; what the buffers hold already stays until it is read or acknowledged.
+    pub fn set_memory(&mut self, bytes: usize) {
+        self.memory.set_budget(bytes);
+    }
+
     /// Bytes in the buffers of all TCP flows, and kept for them.
     pub fn memory_used(&self) -> usize {
         self.memory.used()

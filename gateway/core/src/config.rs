@@ -73,7 +73,8 @@ pub struct Limits {
     pub lease: Duration,
     /// Most bytes of buffer each way of a TCP flow (userspace).
     pub tcp_buffer: usize,
-    /// Bytes that the buffers of all of a session's TCP flows may hold together (userspace).
+    /// Bytes that the buffers of all TCP flows may hold together (userspace): sessions that have flows share them evenly.
+    /// Of the pod's 512 MiB the rest is for sockets, queues and the least that every flow gets.
     pub tcp_memory: usize,
     /// A UDP flow without a datagram for this long ends (userspace).
     pub udp_idle: Duration,
@@ -86,7 +87,7 @@ impl Default for Limits {
             max_flows: 4096,
             lease: Duration::from_secs(15 * 60),
             tcp_buffer: 4 << 20,
-            tcp_memory: 64 << 20,
+            tcp_memory: 192 << 20,
             udp_idle: Duration::from_secs(120),
         }
     }

@@ -100,6 +100,9 @@ impl GatewayState {
         };
         self.schedule.remove(index);
         add_userspace_drops(&mut self.ended_drops, &session);
+        if session.netstack.is_some() {
+            self.share_memory();
+        }
         self.output
             .events
             .push_back(Event::SessionEnded { session: index });

@@ -17,6 +17,8 @@ use crate::policy::Forbidden;
 use crate::session::MAX_SEGMENT;
 use crate::way::{Way, way};
 
+/// What a session's TCP buffers may hold however many sessions there are, in bytes.
+const LEAST_MEMORY: usize = 256 << 10;
 /// The limit on handshakes counts anew this often.
 const LIMITER_PERIOD: Duration = Duration::from_secs(1);
 
@@ -149,6 +151,7 @@ impl GatewayState {
         };
         match way(&ip, session.block, &self.policy, self.config.kernel) {
             Way::Userspace => {
+                let is_first = session.netstack.is_none();
                 let limits = &self.config.limits;
                 let seed = session.netstack_seed;
                 let netstack = session
@@ -156,6 +159,9 @@ impl GatewayState {
                     .get_or_insert_with(|| new_netstack(limits, seed, now));
                 if !hand_over(netstack, packet, segmentation, now) {
                     session.count(DropReason::Malformed, &mut self.output);
+                }
+                if is_first {
+                    self.share_memory();
                 }
             }
             Way::Kernel => {
@@ -167,6 +173,23 @@ impl GatewayState {
             Way::Dropped(reason) => session.count(reason, &mut self.output),
         }
         false
+    }
+
+    /// Gives each session that has flows its part of the memory for them.
+    pub(super) fn share_memory(&mut self) {
+        let count = self
+            .sessions
+            .iter()
+            .filter(|session| session.netstack.is_some())
+            .count();
+        let part = (self.config.limits.tcp_memory / count.max(1)).max(LEAST_MEMORY);
+        for netstack in self
+            .sessions
+            .iter_mut()
+            .filter_map(|session| session.netstack.as_mut())
+        {
+            netstack.set_memory(part);
+        }
     }
 
     /// Answers an echo request to the gateway's tunnel address: the client's probe of the path.

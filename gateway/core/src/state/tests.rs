@@ -520,6 +520,29 @@ fn status_tells_what_was_moved_and_dropped() {
     assert!(status.sent_bytes > 0 && status.received_bytes > 0);
 }
 
+#[test]
+fn sessions_that_have_flows_share_the_memory_for_them() {
+    let now = start();
+    let mut gateway = GatewayState::new(config(), now);
+    let all = gateway.config.limits.tcp_memory;
+    let mut first = Client::connected(&mut gateway, 1, now);
+    let mut second = Client::connected(&mut gateway, 2, now);
+    let _without_flows = Client::connected(&mut gateway, 3, now);
+    let parts = |gateway: &GatewayState| -> Vec<usize> {
+        let sessions = gateway.sessions.iter();
+        sessions
+            .filter_map(|session| Some(session.netstack.as_ref()?.memory()))
+            .collect()
+    };
+    first.send_udp(&mut gateway, "10.96.0.1:53", b"x");
+    assert_eq!(parts(&gateway), [all]);
+    second.send_udp(&mut gateway, "10.96.0.1:53", b"x");
+    assert_eq!(parts(&gateway), [all / 2, all / 2]);
+    let ended = gateway.sessions.with_client(second.v4().client).unwrap();
+    gateway.remove_session(ended);
+    assert_eq!(parts(&gateway), [all]);
+}
+
 proptest! {
     #[test]
     fn no_datagram_makes_it_panic(datagram in proptest::collection::vec(any::<u8>(), 0..300), kind in 0_u8..6) {
