@@ -27,14 +27,11 @@ const FRESH: Duration = Duration::from_secs(10);
 /// What counts as seen again: this much longer, and an eighth.
 const NEARLY: Duration = Duration::from_millis(1);
 
-/// Parts of the window after which a report is asked for.
-const REPORTS: usize = 8;
-/// Bounds of that, in bytes.
+/// For how long a piece sent at once may keep the path busy, and after how long a report is asked for: each report lets a burst of that
+/// length go.
+const SHARE: Duration = Duration::from_millis(3);
+/// Bounds of what that makes, in bytes: of a report's interval, and of a piece.
 const REPORT_EVERY: (usize, usize) = (2 << 10, 256 << 10);
-
-/// Parts of the window that one piece sent at once may have.
-const PIECES: usize = 8;
-/// Bounds of that, in bytes.
 const PIECE: (usize, usize) = (1_500, 65_535);
 
 /// Positions whose time of sending is known at once.
@@ -69,7 +66,10 @@ struct Mark {
 #[derive(Debug, Default)]
 struct Round {
     end: u64,
+    /// What its marks took: the shortest, all together, and how many.
     shortest: Option<Duration>,
+    sum: Duration,
+    count: u32,
     /// Whether more would have been sent with a larger window.
     limited: bool,
 }
@@ -118,13 +118,20 @@ impl Window {
 
     /// How long the longest piece sent at once is to be, in bytes: what waits behind it waits that long.
     pub fn piece(&self) -> usize {
-        (self.size / PIECES).clamp(PIECE.0, PIECE.1)
+        self.share().clamp(PIECE.0, PIECE.1)
     }
 
     /// After how many bytes the receiver is to report. Always less than [`FLOOR`] / 2 when the window is that small, so
     /// that what the receiver keeps unreported never fills the window.
     pub fn report_every(&self) -> usize {
-        (self.size / REPORTS).clamp(REPORT_EVERY.0, REPORT_EVERY.1)
+        self.share().clamp(REPORT_EVERY.0, REPORT_EVERY.1)
+    }
+
+    /// What the path moves in the time of a [`SHARE`], if the window fills it.
+    fn share(&self) -> usize {
+        let rtt = self.base.map_or(Duration::ZERO, |base| base.rtt) + QUEUE;
+        let share = self.size as u128 * SHARE.as_nanos() / rtt.as_nanos();
+        usize::try_from(share).unwrap_or(self.size)
     }
 
     /// So many more bytes were handed to the stream; beyond the room too, if they had to be.
@@ -172,6 +179,8 @@ impl Window {
                 .shortest
                 .map_or(rtt, |shortest| shortest.min(rtt)),
         );
+        self.round.sum += rtt;
+        self.round.count += 1;
         match &mut self.base {
             Some(base) if rtt > base.rtt + base.rtt / 8 + NEARLY => {}
             Some(base) => {
@@ -185,9 +194,11 @@ impl Window {
     }
 
     fn end_round(&mut self, now: Instant) {
-        if let (Some(rtt), Some(base)) = (self.round.shortest, self.base) {
+        if let (Some(shortest), Some(base)) = (self.round.shortest, self.base) {
+            // Whoever sends in bursts has a queue at the end of each and none at its beginning.
+            let rtt = self.round.sum / self.round.count;
             if self.pause.is_some() {
-                self.go_on_pausing(rtt, now);
+                self.go_on_pausing(shortest, now);
             } else if now.saturating_duration_since(base.seen) >= FRESH {
                 self.begin_pause(base.rtt);
             } else {
@@ -196,8 +207,8 @@ impl Window {
         }
         self.round = Round {
             end: self.sent,
-            shortest: None,
             limited: self.in_flight() >= self.size,
+            ..Round::default()
         };
     }
 
@@ -215,7 +226,7 @@ impl Window {
             return;
         }
         let empty = rtt < base + QUEUE / 4;
-        self.starting &= empty || rtt < base + base / 16;
+        self.starting &= rtt < base + (QUEUE / 2).max(base / 8);
         let next = if self.starting {
             self.size * 2
         } else if empty {
