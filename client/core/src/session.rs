@@ -1,18 +1,19 @@
 //! One WireGuard session with the gateway: seals, opens, probes its paths. It must not know whose packets it carries.
 
+mod outgoing;
+mod probe;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use kvpn_wire::control::{SessionGrant, TunnelAddresses};
-use kvpn_wire::fq_codel::{self, FqCodel};
-use kvpn_wire::offload::{MAX_PACKET, Malformed, Segmentation, Split, trailer};
-use kvpn_wire::packet::{IcmpMessage, Ip, build};
+use kvpn_wire::fq_codel::FqCodel;
+use kvpn_wire::offload::{MAX_PACKET, Segmentation, trailer};
 use kvpn_wire::queue::BatchQueue;
-use kvpn_wire::wireguard::{
-    MAX_HANDSHAKE, OVERHEAD, Opened, PrivateKey, Sealed, Tunnel, TunnelConfig,
-};
+use kvpn_wire::wireguard::{MAX_HANDSHAKE, OVERHEAD, Opened, PrivateKey, Tunnel, TunnelConfig};
 
+use self::probe::Probe;
 use crate::config::Config;
 use crate::event::{Event, Path, Transmit};
 use crate::kept::Kept;
@@ -26,10 +27,6 @@ const TRANSMIT_BYTES: usize = 2 * 1024 * 1024;
 
 /// Padding to 16 bytes adds at most this.
 const MAX_PADDING: usize = 15;
-
-/// A probe on `api` as an IPv6 packet: headers and what tells it from a program's ping. On UDP a probe is as long as the
-/// longest packet, so that a path which loses those is not taken.
-const MIN_PROBE: usize = 64;
 
 /// What a carrier takes at present, in bytes: of datagrams, and of one super-packet.
 #[derive(Debug, Clone, Copy)]
@@ -69,13 +66,6 @@ pub(crate) struct Session {
     received_bytes: u64,
     /// Datagrams not accepted and packets not sent, by reason.
     drops: BTreeMap<&'static str, u64>,
-}
-
-/// What tells a probe's answer from a program's ping.
-#[derive(Debug, Clone, Copy)]
-struct Probe {
-    ident: u16,
-    magic: [u8; 8],
 }
 
 impl Session {
@@ -183,172 +173,9 @@ impl Session {
         self.act(now);
     }
 
-    /// Seals a packet and queues it for the path in use. While no path is known to work it waits inside.
-    pub(crate) fn send(&mut self, packet: &[u8], now: Instant) {
-        match self.working_path() {
-            Some(path) => self.send_on(path, packet, now),
-            None => {
-                self.kept.get_or_insert_with(Kept::new).keep(packet);
-                self.paths.data_waits(now);
-            }
-        }
-    }
-
-    fn send_on(&mut self, path: Path, packet: &[u8], now: Instant) {
-        if self.seal_to(path, packet, now) {
-            self.paths.data_sent(now);
-        }
-        if let Some(room) = self.room.as_mut().filter(|_| path == Path::Api) {
-            room.bytes = room
-                .bytes
-                .saturating_sub(packet.len() + MAX_PADDING + OVERHEAD);
-        }
-    }
-
-    fn working_path(&self) -> Option<Path> {
-        self.paths.current().filter(|_| self.paths.established())
-    }
-
-    /// A program's packet, or all that a super-packet stands for. What finds no room on the path waits, and may be lost
-    /// so that its flow slows down.
-    ///
-    /// # Errors
-    /// The packet is not what `segmentation` says.
-    pub(crate) fn send_or_wait(
-        &mut self,
-        packet: &[u8],
-        segmentation: Segmentation,
-        now: Instant,
-    ) -> Result<(), Malformed> {
-        let piece = self.piece_len();
-        if segmentation == Segmentation::Whole || packet.len() <= piece {
-            return self.send_piece(packet, segmentation, now);
-        }
-        let mut pieces = Split::new(packet, segmentation)?;
-        let mut buffer = std::mem::take(&mut self.piece);
-        let mut sent = Ok(());
-        while sent.is_ok()
-            && let Some((n, segmentation)) = pieces.next_super(piece, &mut buffer)
-        {
-            sent = self.send_piece(&buffer[..n], segmentation, now);
-        }
-        self.piece = buffer;
-        sent
-    }
-
-    /// The shell's carrier for `path` takes so much at present. Said of `api` only: UDP manages no queue.
-    pub(crate) fn path_room(&mut self, path: Path, room: Room, now: Instant) {
-        if path == Path::Api {
-            self.room = Some(room);
-            self.serve(now);
-        }
-    }
-
     /// Whether the gateway knows control frames.
     pub(crate) fn stream_control(&self) -> bool {
         self.stream_control
-    }
-
-    /// Sends of what waits as much as there is room for.
-    pub(crate) fn serve(&mut self, now: Instant) {
-        while self.has_room()
-            && let Some(mut waiting) = self.waiting.take_if(|waiting| !waiting.is_empty())
-        {
-            if let Some((packet, segmentation)) = waiting.pop(now)
-                && self.send_all(packet, segmentation, now).is_err()
-            {
-                *self.drops.entry("tun_malformed").or_default() += 1;
-            }
-            self.waiting = Some(waiting);
-        }
-    }
-
-    /// Whether more packets may be sealed now.
-    pub(crate) fn has_room(&self) -> bool {
-        self.transmits.len() < MAX_TRANSMITS / 2 && self.path_left() > 0
-    }
-
-    /// Another stream, another room.
-    fn forget_room(&mut self, path: Path) {
-        if path == Path::Api {
-            self.room = None;
-        }
-    }
-
-    /// Bytes that the path in use takes.
-    fn path_left(&self) -> usize {
-        match (self.working_path(), self.room) {
-            (Some(Path::Api), Some(room)) => room.bytes,
-            _ => usize::MAX,
-        }
-    }
-
-    fn piece_len(&self) -> usize {
-        match (self.working_path(), self.room) {
-            (Some(Path::Api), Some(room)) => room.piece.clamp(self.mtu, trailer::MAX_SUPER),
-            _ => MAX_PACKET,
-        }
-    }
-
-    fn send_piece(
-        &mut self,
-        packet: &[u8],
-        segmentation: Segmentation,
-        now: Instant,
-    ) -> Result<(), Malformed> {
-        let others_wait = (self.waiting.as_ref()).is_some_and(|waiting| !waiting.is_empty());
-        if !others_wait && self.path_left() > 0 {
-            return self.send_all(packet, segmentation, now);
-        }
-        let seed = u64::from(self.probe.ident);
-        self.waiting
-            .get_or_insert_with(|| Box::new(FqCodel::new(fq_codel::Settings::default(), seed)))
-            .push(segmentation, packet, now);
-        Ok(())
-    }
-
-    /// Seals a packet, or all that a super-packet stands for: as one where the path and the gateway take it.
-    fn send_all(
-        &mut self,
-        packet: &[u8],
-        segmentation: Segmentation,
-        now: Instant,
-    ) -> Result<(), Malformed> {
-        if segmentation == Segmentation::Whole {
-            self.send(packet, now);
-            return Ok(());
-        }
-        if (self.working_path()).is_some_and(|path| self.takes_super_packets(path))
-            && self.send_super(packet, segmentation, now)
-        {
-            return Ok(());
-        }
-        let mut packets = Split::new(packet, segmentation)?;
-        let mut segment = std::mem::take(&mut self.segment);
-        while let Some(n) = packets.next(&mut segment) {
-            self.send(&segment[..n], now);
-        }
-        self.segment = segment;
-        Ok(())
-    }
-
-    /// Sends a super-packet as one datagram; false when it is too long for that.
-    fn send_super(&mut self, packet: &[u8], segmentation: Segmentation, now: Instant) -> bool {
-        let mut plaintext = std::mem::take(&mut self.plaintext);
-        let n = plaintext
-            .get_mut(..packet.len())
-            .map(|buffer| buffer.copy_from_slice(packet))
-            .and_then(|()| trailer::append(&mut plaintext, packet.len(), segmentation));
-        if let Some(n) = n {
-            self.send(&plaintext[..n], now);
-        }
-        self.plaintext = plaintext;
-        n.is_some()
-    }
-
-    /// Super-packets go over the stream only: a datagram has to fit the path.
-    fn takes_super_packets(&self, path: Path) -> bool {
-        self.super_packets && path == Path::Api
     }
 
     /// Opens a datagram into `inbox`; the length of the packet and how it is to be cut, if it held one for somebody else than this
@@ -474,25 +301,6 @@ impl Session {
         }
     }
 
-    /// The sequence number of the probe that `packet` answers.
-    fn probe_answer(&self, packet: &[u8]) -> Option<u16> {
-        let ip = Ip::parse(packet).ok()?;
-        let IcmpMessage::EchoReply {
-            ident,
-            sequence,
-            payload,
-        } = ip.icmp()?.message()
-        else {
-            return None;
-        };
-        let ours = ident == self.probe.ident && payload.starts_with(&self.probe.magic);
-        let between_ends = self
-            .addresses
-            .iter()
-            .any(|ends| ends.gateway == ip.src() && ends.client == ip.dst());
-        (ours && between_ends).then_some(sequence)
-    }
-
     fn act(&mut self, now: Instant) {
         let mut without_keys = Vec::new();
         while let Some(action) = self.paths.poll_action() {
@@ -515,111 +323,6 @@ impl Session {
         }
         self.initiate_on(&without_keys, now);
         self.send_kept(now);
-    }
-
-    /// A round trip: an echo request to the gateway's end. Without a session the handshake is one.
-    fn make_probe(&mut self, path: Path, sequence: u16, now: Instant) {
-        let has_session = self.tunnel.has_session(now);
-        if let Some(ends) = self.addresses.first().filter(|_| has_session).copied()
-            && let Some(packet) = self.probe_packet(&ends, path, sequence)
-        {
-            self.seal_to(path, &packet, now);
-        }
-    }
-
-    fn probe_packet(&self, ends: &TunnelAddresses, path: Path, sequence: u16) -> Option<Vec<u8>> {
-        let len = match path {
-            Path::Api => MIN_PROBE,
-            Path::Udp(_) => self.mtu,
-        };
-        let headers = if ends.client.is_ipv4() { 28 } else { 48 };
-        let mut payload = self.probe.magic.to_vec();
-        payload.resize(len.saturating_sub(headers).max(payload.len()), 0);
-        let mut packet = vec![0; headers + payload.len()];
-        let ident = self.probe.ident;
-        build::icmp_echo_request(
-            ends.client,
-            ends.gateway,
-            ident,
-            sequence,
-            &payload,
-            &mut packet,
-        )?;
-        Some(packet)
-    }
-
-    /// True when the packet is on its way. Without a session it waits in the tunnel, and a handshake is.
-    fn seal_to(&mut self, path: Path, packet: &[u8], now: Instant) -> bool {
-        let room = (packet.len() + MAX_PADDING + OVERHEAD).max(MAX_HANDSHAKE);
-        let mut sealed = false;
-        let tunnel = &mut self.tunnel;
-        self.transmits
-            .push_with(path, room, |out| match tunnel.seal(packet, out, now) {
-                Sealed::Datagram(n) => {
-                    sealed = true;
-                    n
-                }
-                Sealed::Handshake(n) => n,
-                Sealed::Queued | Sealed::Dropped => 0,
-            });
-        sealed
-    }
-
-    /// What waited for the session goes out.
-    fn flush(&mut self, now: Instant) {
-        while let Some(path) = self.paths.current()
-            && let Some(n) = self.tunnel.flush_queued(&mut self.scratch, now)
-        {
-            self.transmits.push(path, &self.scratch[..n]);
-            self.paths.data_sent(now);
-        }
-    }
-
-    /// What waited for a path that works goes out.
-    fn send_kept(&mut self, now: Instant) {
-        let Some(path) = self.working_path() else {
-            return;
-        };
-        if let Some(mut kept) = self.kept.take() {
-            *self.drops.entry("waited_too_long").or_default() += kept.dropped();
-            while let Some(packet) = kept.pop() {
-                self.send_on(path, packet, now);
-            }
-        }
-    }
-
-    /// What the tunnel itself wants to send, the first `n` bytes of `scratch`: on one path only. The gateway takes one copy
-    /// of an initiation; were it sent on several, a path that works one way only could swallow it.
-    fn push_own(&mut self, n: usize) {
-        let path = self
-            .paths
-            .current()
-            .or_else(|| self.paths.handshake_order().pop());
-        if let Some(path) = path {
-            self.transmits.push(path, &self.scratch[..n]);
-        }
-    }
-
-    /// A handshake on all of these paths at once. This end knows the answers to its last two initiations only, so the
-    /// last path has one of its own and all others share one: the gateway answers the copy that comes first and refuses
-    /// the rest. Should the path of that copy not carry the answer, the last path still does; each gets its turn there.
-    fn initiate_on(&mut self, paths: &[Path], now: Instant) {
-        let Some((last, others)) = paths.split_last() else {
-            return;
-        };
-        for paths in [others, std::slice::from_ref(last)] {
-            if !paths.is_empty()
-                && let Some(n) = self.tunnel.initiate(&mut self.scratch, now)
-            {
-                for path in paths {
-                    self.transmits.push(*path, &self.scratch[..n]);
-                }
-            }
-        }
-    }
-
-    fn push(&mut self, path: Path, datagram: &[u8]) {
-        self.transmits.push(path, datagram);
     }
 }
 
