@@ -72,7 +72,8 @@ impl Cable {
     }
 
     fn addresses(&self) -> String {
-        let output = run("ip", &["-n", &self.far, "-br", "-4", "addr"]);
+        // Without the link's state: the kernel tells that up to a second late.
+        let output = run("ip", &["-n", &self.far, "-o", "-4", "addr"]);
         String::from_utf8(output.stdout).unwrap()
     }
 }
