@@ -40,7 +40,7 @@ up() {
     [ -z "$netns" ] || [ ! -e "/etc/netns/$netns/resolv.conf" ] || conf=/etc/netns/$netns/resolv.conf
     mkdir -p "$state/$name"
     # Several boxes may come up at once.
-    mkdir -p -m 700 /var/lib/kvpn
+    mkdir -m 700 /var/lib/kvpn 2>/dev/null || [ -d /var/lib/kvpn ]
     cp "$conf" "$state/$name/resolv.conf" 2>/dev/null || : >"$state/$name/resolv.conf"
     local enter=(unshare --net)
     [ -z "$netns" ] || enter=(nsenter "--net=/run/netns/$netns")
