@@ -5,7 +5,7 @@
 //! round trip the window goes half the way to (shortest + QUEUE) / measured of itself, as in FAST TCP (Wei, Jin, Low, Hegde: IEEE/ACM
 //! Transactions on Networking 14(6), 2006); until there is a first queue it doubles. There is no largest window but what fits no machine.
 //!
-//! The shortest round trip is looked for anew every [`FRESH`] by a short pause of the queue, as BBR does (draft-cardwell-iccrg-bbr-
+//! The shortest round trip is looked for anew every `FRESH` by a short pause of the queue, as BBR does (draft-cardwell-iccrg-bbr-
 //! congestion-control, section 4.3.4). It must not know what is sent.
 
 use std::collections::VecDeque;
