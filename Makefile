@@ -97,6 +97,10 @@ bench-integrity: bench-programs ## SIZE=10GiB each way through every datapath wh
 bench-scale: bench-programs ## a gateway with 10,000 peers, 20,000 connections, a noisy peer
 	python3 benches/tunnels scale
 
+.PHONY: bench-soak
+bench-soak: bench-programs ## MINUTES=30 at full rate, every datapath and carrier: memory stays flat
+	python3 benches/tunnels soak --minutes $(or $(MINUTES),30)
+
 .PHONY: bench-cores
 bench-cores: ## the cores and both WireGuard libraries on canned packets (criterion)
 	cargo bench --locked -p kvpn

@@ -56,14 +56,17 @@ latency() {
   take "$1" "loaded-p50 loaded-p99" "${laptop_measure[@]}" requests "http://$2/" 200
   wait $load || true
 }
-# far COLUMN HTTP: the same a longer way off.
+# far OPEN CLOSE COLUMN HTTP: the same a longer way off, from a fresh connection: TCP takes the shortest round trip that it met for
+# the path's own, for 10 s or more.
 far() {
   [ "$RTT" != 0 ] || return 0
   local near=$CELL
   CELL="cluster, $RTT ms"
   distance up $NS_NET delay=$((RTT / 2))ms
-  throughput "$@"
-  take "$1" "idle-p50 idle-p99" "${laptop_measure[@]}" requests "http://$2/" 50
+  $1
+  throughput "${@:3}"
+  take "$3" "idle-p50 idle-p99" "${laptop_measure[@]}" requests "http://$4/" 50
+  $2
   distance down
   CELL=$near
 }
@@ -83,22 +86,29 @@ gateway_memory() {
 }
 CLIENT='^[^ ]*kvpn(-helper)? (agent|helper)'
 
-port_forward() {
-  local forward
+begin_forward() {
   on_laptop kubectl port-forward "pod/$pod" 18080:8080 19000:9000 >/dev/null 2>&1 &
-  forward=$!
   wait_for 20 port-forward on_laptop curl -fsS -o /dev/null http://127.0.0.1:18080/
+}
+end_forward() {
+  on_laptop pkill -f 'kubectl port-forward' || true
+  wait $! || true
+}
+port_forward() {
+  begin_forward
   throughput port-forward 127.0.0.1:18080
   latency port-forward 127.0.0.1:18080 127.0.0.1:19000
-  far port-forward 127.0.0.1:18080
-  kill $forward 2>/dev/null || true
-  on_laptop pkill -f port-forward || true
+  end_forward
+  far begin_forward end_forward port-forward 127.0.0.1:18080
 }
+# Of the namespace and carrier that tunnel() has chosen.
+connect() { on_laptop kvpn connect --gateway-namespace "$ns" --carrier "$carrier" >/dev/null 2>&1; }
+disconnect() { on_laptop kvpn disconnect >/dev/null 2>&1; }
 # tunnel DATAPATH CARRIER
 tunnel() {
-  local ns column="kvpn $1, $2"
-  ns=$(namespace "$1")
-  note "$column" connect "$(seconds_of on_laptop kvpn connect --gateway-namespace "$ns" --carrier "$2")"
+  local ns carrier column="kvpn $1, $2"
+  ns=$(namespace "$1") carrier=$2
+  note "$column" connect "$(seconds_of connect)"
   note "$column" client-idle "$(memory "$CLIENT")"
   note "$column" gateway-idle "$(gateway_memory "$ns")"
   take "$column" "name-p50 name-p99" "${laptop_measure[@]}" names echo.other.svc.cluster.local. 300
@@ -106,8 +116,8 @@ tunnel() {
   latency "$column" "$pod_ip:8080" "$pod_ip:9000"
   note "$column" client-loaded "$(memory "$CLIENT")"
   note "$column" gateway-loaded "$(gateway_memory "$ns")"
-  far "$column" "$pod_ip:8080"
-  on_laptop kvpn disconnect >/dev/null 2>&1
+  disconnect
+  far connect disconnect "$column" "$pod_ip:8080"
 }
 
 mkdir -p "$(dirname "$OUTPUT")"

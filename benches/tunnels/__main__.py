@@ -1,9 +1,10 @@
 """Whole tunnels beside their peers, in network namespaces of one machine: `make bench`, `make bench-full`,
-`make bench-integrity`. Standard library only; needs root, iperf3 and the programs of tools.sh.
+`make bench-integrity`, `make bench-soak`. Standard library only; needs root, iperf3 and the programs of tools.sh.
 
     python3 benches/tunnels compare [--cells 0/0,20/0.1] [--rounds 3] [--seconds 4] [--peers wggo,kkernel] [--only tcp,latency]
     python3 benches/tunnels integrity [--size 10GiB]
     python3 benches/tunnels scale
+    python3 benches/tunnels soak [--minutes 30]
     python3 benches/tunnels profile
 """
 
@@ -19,11 +20,13 @@ import integrity
 import peers
 import profile_tunnels
 import scale
+import soak
 from lanes import Failed
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
-COMMANDS = {"compare": compare.run, "integrity": integrity.run, "scale": scale.run, "profile": profile_tunnels.profile}
+COMMANDS = {"compare": compare.run, "integrity": integrity.run, "scale": scale.run, "soak": soak.run,
+            "profile": profile_tunnels.profile}
 
 
 def parse():
@@ -40,11 +43,16 @@ def parse():
     command.add_argument("--output", type=Path, default=RESULTS / "tunnels")
     command = commands.add_parser("integrity", help="equal hashes over a link that loses, duplicates and reorders")
     command.add_argument("--size", default="1GiB")
-    command.add_argument("--peers", default="kkernel,kuser")
+    command.add_argument("--peers", default="kkernel,kuser,kkernel-api,kuser-api")
     command.add_argument("--link", default=integrity.LINK, help="delaylink's words")
     command.add_argument("--output", type=Path, default=RESULTS / "integrity")
     command = commands.add_parser("scale", help="a gateway with many peers and flows")
     command.add_argument("--output", type=Path, default=RESULTS / "scale")
+    command = commands.add_parser("soak", help="full rate for long: memory stays flat")
+    command.add_argument("--minutes", type=float, default=30)
+    command.add_argument("--every", type=float, default=30, help="seconds between looks at the memory")
+    command.add_argument("--peers", default="kkernel,kuser,kkernel-api,kuser-api")
+    command.add_argument("--output", type=Path, default=RESULTS / "soak")
     command = commands.add_parser("profile", help="where the cycles of both tunnel ends go (perf)")
     command.add_argument("--peers", default="kkernel,kuser")
     command.add_argument("--seconds", type=int, default=5)

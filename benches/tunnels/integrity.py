@@ -27,7 +27,7 @@ def run(options):
         try:
             way.lane.impair(options.link.split())
             for seed, direction in enumerate(("up", "down"), 1):
-                lines.append(f"{way.title}, udp carrier, {direction}: {stream(way, direction, size, seed)}")
+                lines.append(f"{way.title}, {direction}: {stream(way, direction, size, seed)}")
                 print(lines[-1], file=sys.stderr)
             lines += [f"  {line}" for line in way.lane.link_state().splitlines()]
             changed = [part for part in way.lane.link_state().split() if part.startswith(("lost=", "dup=", "reordered="))]

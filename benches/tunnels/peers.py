@@ -1,6 +1,7 @@
 """The ways through that are compared. Each sets up its tunnel in a lane with its own defaults, and says which processes are
 it, and its inner MTU. What a machine or kernel does not have is skipped, with the reason."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -126,7 +127,7 @@ class KernelWireGuard(WireGuard):
 
 
 class Kvpn(Peer):
-    """The real gateway and the client's real data path, `udp` carrier."""
+    """The real gateway and the client's real data path."""
 
     def set_up(self):
         lane = self.lane
@@ -137,12 +138,15 @@ class Kvpn(Peer):
         wait_for(lambda: answers(lane), "the gateway's control API", gateway)
         client = lane.start(
             lane.laptop, program(PROGRAMS / "kvpn-bench"), "tunnel", "--netns", f"/run/netns/{lane.gateway}",
-            "--gateway", f"{GATEWAY}:{UDP_PORT}", "--route", POD_RANGE, stdout=subprocess.PIPE, stderr=log(lane, "client"))
+            *self.carrier(), "--route", POD_RANGE, stdout=subprocess.PIPE, stderr=log(lane, "client"))
         if client.stdout.readline() != b"ready\n":
             raise Failed(f"{self.title}: the client did not get ready; see {log_path(lane, 'client')}")
         self.tunnel_processes += [client, gateway]
 
     sessions, flows = 1024, 4096
+
+    def carrier(self):
+        return ["--gateway", f"{GATEWAY}:{UDP_PORT}"]
 
 
 class KvpnKernel(Kvpn):
@@ -157,7 +161,40 @@ class KvpnUserspace(Kvpn):
     datapath = "userspace"
 
 
-ALL = {kind.name: kind for kind in (NoTunnel, WireGuardGo, Boringtun, Gotatun, KernelWireGuard, KvpnKernel, KvpnUserspace)}
+class OverApi:
+    """The `api` carrier: `kvpn-bench port-forward` stands for the API server and the kubelet, and is not counted."""
+
+    def carrier(self):
+        lane, listen = self.lane, f"{GATEWAY}:6443"
+        server = lane.start(lane.gateway, PROGRAMS / "kvpn-bench", "port-forward", listen, stdout=subprocess.PIPE)
+        if server.stdout.readline() != b"ready\n":
+            raise Failed("the port-forward's stand-in did not get ready")
+        kubeconfig = Path(f"/tmp/{lane.laptop}.kubeconfig")
+        kubeconfig.write_text(json.dumps(kubeconfig_for(f"http://{listen}")), encoding="utf-8")
+        return ["--api", kubeconfig]
+
+
+class KvpnKernelApi(OverApi, KvpnKernel):
+    name = "kkernel-api"
+    title = "kvpn kernel, api"
+
+
+class KvpnUserspaceApi(OverApi, KvpnUserspace):
+    name = "kuser-api"
+    title = "kvpn userspace, api"
+
+
+ALL = {kind.name: kind for kind in (NoTunnel, WireGuardGo, Boringtun, Gotatun, KernelWireGuard, KvpnKernel, KvpnUserspace,
+                                    KvpnKernelApi, KvpnUserspaceApi)}
+
+
+def kubeconfig_for(server):
+    return {
+        "apiVersion": "v1", "kind": "Config", "current-context": "lane",
+        "clusters": [{"name": "lane", "cluster": {"server": server}}],
+        "users": [{"name": "lane", "user": {}}],
+        "contexts": [{"name": "lane", "context": {"cluster": "lane", "user": "lane"}}],
+    }
 
 
 def serve(lane):

@@ -11,6 +11,7 @@ from pathlib import Path
 import compare
 import integrity
 import report
+import soak
 
 
 class Report(unittest.TestCase):
@@ -60,6 +61,14 @@ class Words(unittest.TestCase):
     def test_a_link_without_impairment_has_no_words(self):
         self.assertEqual(compare.link_words(0, 0), [])
         self.assertEqual(compare.link_words(20, 0.1), ["delay=10ms", "loss=0.1%"])
+
+
+class Soak(unittest.TestCase):
+    def test_memory_that_fills_its_pools_and_stays_is_flat(self):
+        self.assertFalse(soak.grew([5, 20, 30, 31, 30, 31, 30, 31, 31, 30]))
+
+    def test_memory_that_climbs_is_found(self):
+        self.assertTrue(soak.grew([30 + n for n in range(20)]))
 
 
 if __name__ == "__main__":

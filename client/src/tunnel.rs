@@ -1,16 +1,19 @@
 //! A session's data path without Kubernetes, helper and names, for benches and tests: the agent's own driver with a TUN
-//! that this process opens itself, and the `udp` carrier.
+//! that this process opens itself, and one carrier.
 //!
 //! Whoever calls has opened the session at the gateway already. Must not be used by the program: there the helper
 //! holds the TUN, and the agent is not root.
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use ipnetwork::IpNetwork;
 use kvpn_client_core::{CarrierChoice, ClientState, Config, Names};
+use kvpn_k8s::{Cluster, DatapathChoice, Forward, GatewayPod, KubeOptions};
+use kvpn_wire::API_CARRIER_PORT;
 use kvpn_wire::control::SessionGrant;
 use kvpn_wire::wireguard::PrivateKey;
 use tokio::sync::mpsc;
@@ -30,12 +33,21 @@ pub struct Settings {
     pub private_key: PrivateKey,
     /// What the gateway granted for it.
     pub grant: SessionGrant,
-    /// Where the gateway's `udp` carrier answers.
-    pub gateway: SocketAddr,
+    /// What moves its datagrams.
+    pub carrier: Carrier,
     /// The interface's name, which must be free; 15 bytes at most.
     pub interface: String,
     /// What goes into the tunnel.
     pub routes: Vec<IpNetwork>,
+}
+
+/// The one carrier of such a session. When it breaks, the session is over.
+#[derive(Debug, Clone)]
+pub enum Carrier {
+    /// Where the gateway's `udp` carrier answers.
+    Udp(SocketAddr),
+    /// The kubeconfig of an API server that forwards to the pod `kvpn-gateway-0` in the context's namespace.
+    Api(PathBuf),
 }
 
 /// Opens the TUN, routes to it, and moves packets until `stop` is done. Calls `ready` when the gateway has answered.
@@ -49,15 +61,22 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let tun = open_tun(&settings).await?;
+    let forward = match &settings.carrier {
+        Carrier::Udp(_) => None,
+        Carrier::Api(kubeconfig) => Some(forward(kubeconfig.clone()).await?),
+    };
     let (outlets, mut news) = driver::outlets();
     let state = ClientState::new(config(settings), now());
     let (driver, handle) = Driver::new(state, UdpCarrier::open(true), outlets);
     let driving = tokio::spawn(tokio::task::unconstrained(driver.run()));
     let descriptor = tun.descriptor().try_clone_to_owned()?;
     handle.tell(Command::Tun(descriptor, tun.offload())).await;
+    if let Some(forward) = forward {
+        handle.tell(Command::Api(forward)).await;
+    }
     tokio::time::timeout(HANDSHAKE_LIMIT, established(&mut news.occurrence_rx))
         .await
-        .context("the gateway does not answer on UDP")??;
+        .context("the gateway does not answer")??;
     ready();
     tokio::pin!(stop);
     loop {
@@ -89,14 +108,39 @@ async fn open_tun(settings: &Settings) -> anyhow::Result<SystemTun> {
     Ok(tun)
 }
 
+/// A stream to the gateway's `api` carrier.
+async fn forward(kubeconfig: PathBuf) -> anyhow::Result<Forward> {
+    let cluster = Cluster::load(&KubeOptions {
+        kubeconfig: Some(kubeconfig),
+        ..KubeOptions::default()
+    })?;
+    let gateway = GatewayPod {
+        namespace: cluster.namespace().to_owned(),
+        name: "kvpn-gateway-0".to_owned(),
+        uid: String::new(),
+        node: None,
+        host_ips: Vec::new(),
+        pod_ips: Vec::new(),
+        image: String::new(),
+        version: None,
+        datapath: DatapathChoice::Auto,
+        ready: true,
+    };
+    Ok(cluster.forward(&gateway, API_CARRIER_PORT).await?)
+}
+
 fn config(settings: Settings) -> Config {
+    let (carrier, udp_candidates) = match settings.carrier {
+        Carrier::Udp(gateway) => (CarrierChoice::Udp, vec![gateway]),
+        Carrier::Api(_) => (CarrierChoice::Api, Vec::new()),
+    };
     Config {
         private_key: settings.private_key,
         grant: settings.grant,
         index: session::new_index(),
         seed: session::new_seed(),
-        carrier: CarrierChoice::Udp,
-        udp_candidates: vec![settings.gateway],
+        carrier,
+        udp_candidates,
         names: Names {
             namespace: "default".to_owned(),
             domain: "cluster.local".to_owned(),

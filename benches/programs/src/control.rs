@@ -24,13 +24,18 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    /// Opens a session for this key.
+    /// Opens a session for this key, or renews it; `super_packets`: whether its carrier takes them whole.
     ///
     /// # Errors
     /// The gateway does not answer, or refuses.
-    pub(crate) fn create(&self, key: PublicKey, name: &str) -> anyhow::Result<SessionGrant> {
+    pub(crate) fn create(
+        &self,
+        key: PublicKey,
+        name: &str,
+        super_packets: bool,
+    ) -> anyhow::Result<SessionGrant> {
         let name = name.to_owned();
-        self.with(move |door| door.create(key, &name))?
+        self.with(move |door| door.create(key, &name, super_packets))?
     }
 
     /// Runs `act` in a thread inside the gateway's namespace.
@@ -64,7 +69,12 @@ pub(crate) struct Door {
 
 impl Door {
     /// As [`Control::create`].
-    pub(crate) fn create(self, key: PublicKey, name: &str) -> anyhow::Result<SessionGrant> {
+    pub(crate) fn create(
+        self,
+        key: PublicKey,
+        name: &str,
+        super_packets: bool,
+    ) -> anyhow::Result<SessionGrant> {
         let request = CreateSession {
             version: VERSION,
             client_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -72,7 +82,7 @@ impl Door {
             avoid: Vec::new(),
             prefer: Vec::new(),
             session_name: name.to_owned(),
-            super_packets: false,
+            super_packets,
         };
         let stream = TcpStream::connect(self.address)
             .with_context(|| format!("the control API at {}", self.address))?;

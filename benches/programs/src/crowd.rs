@@ -82,7 +82,7 @@ impl Crowd {
         let peers = options.control.with(move |control| {
             let peers = (0..count).map(|number| {
                 let key = new_key()?;
-                let grant = control.create(key.public(), &format!("peer {number}"))?;
+                let grant = control.create(key.public(), &format!("peer {number}"), false)?;
                 anyhow::Ok(Peer::new(key, grant, number))
             });
             peers.collect::<anyhow::Result<Vec<_>>>()

@@ -5,6 +5,7 @@
 
 mod control;
 mod crowd;
+mod port_forward;
 mod probe;
 mod server;
 mod stream;
@@ -29,6 +30,8 @@ struct Arguments {
 enum Command {
     /// Hold a tunnel to a gateway, until SIGTERM
     Tunnel(tunnel::Options),
+    /// Forward a port as an API server and a kubelet do, until killed
+    PortForward(port_forward::Options),
     /// Serve HTTP (8080), lines (9000) and streams (9100), until killed
     Serve(server::Options),
     /// Keep-alive requests, one after the other: p50 and p99
@@ -51,6 +54,7 @@ fn main() -> anyhow::Result<()> {
         .init();
     match arguments.command {
         Command::Tunnel(options) => tunnel::run(options),
+        Command::PortForward(options) => port_forward::run(&options),
         Command::Serve(options) => server::run(&options),
         Command::Requests(options) => probe::requests(&options),
         Command::Connections(options) => probe::connections(&options),

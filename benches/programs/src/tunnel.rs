@@ -1,21 +1,33 @@
 //! The real client's data path, without Kubernetes around it.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
 
+use anyhow::Context as _;
 use ipnetwork::IpNetwork;
-use kvpn_client::tunnel::{self, Settings};
+use kvpn_client::tunnel::{self, Carrier, Settings};
+use kvpn_wire::wireguard::PublicKey;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::control::{Control, new_key};
 use crate::say;
+
+/// The session's name.
+const NAME: &str = "bench";
+/// How often the right to the session is renewed; the gateway gives 15 minutes.
+const RENEWAL: Duration = Duration::from_secs(300);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     #[command(flatten)]
     control: Control,
     /// Where the gateway's `udp` carrier answers
-    #[arg(long)]
-    gateway: SocketAddr,
+    #[arg(long, required_unless_present = "api")]
+    gateway: Option<SocketAddr>,
+    /// The kubeconfig of `kvpn-bench port-forward`: the `api` carrier
+    #[arg(long, conflicts_with = "gateway")]
+    api: Option<PathBuf>,
     /// The interface's name
     #[arg(long, default_value = "kvpn0")]
     interface: String,
@@ -30,11 +42,17 @@ pub(crate) struct Options {
 /// The gateway refuses or does not answer, or there is no TUN.
 pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     let private_key = new_key()?;
-    let grant = options.control.create(private_key.public(), "bench")?;
+    let key = private_key.public();
+    let grant = options.control.create(key, NAME, options.api.is_some())?;
+    let carrier = match (options.api, options.gateway) {
+        (Some(kubeconfig), _) => Carrier::Api(kubeconfig),
+        (None, gateway) => Carrier::Udp(gateway.context("--gateway or --api")?),
+    };
+    renew(options.control, key);
     let settings = Settings {
         private_key,
         grant,
-        gateway: options.gateway,
+        carrier,
         interface: options.interface,
         routes: options.routes,
     };
@@ -49,4 +67,17 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
         })
         .await
     })
+}
+
+/// Renews the session for as long as the program runs.
+#[expect(clippy::disallowed_methods, reason = "nothing but time to wait for")]
+fn renew(control: Control, key: PublicKey) {
+    std::thread::spawn(move || {
+        loop {
+            std::thread::sleep(RENEWAL);
+            if let Err(error) = control.create(key, NAME, false) {
+                tracing::warn!(%error, "the session was not renewed");
+            }
+        }
+    });
 }
