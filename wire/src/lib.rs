@@ -10,6 +10,7 @@ pub mod frame;
 pub mod name;
 pub mod offload;
 pub mod packet;
+pub mod pmtud;
 pub mod queue;
 pub mod range;
 pub mod stream;

@@ -99,6 +99,7 @@ pub(crate) fn grant(gateway_public_key: PublicKey) -> SessionGrant {
         limits: Limits::default(),
         super_packets: false,
         stream_control: false,
+        path_mtu: false,
     }
 }
 
