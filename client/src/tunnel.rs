@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use ipnetwork::IpNetwork;
-use kvpn_client_core::{CarrierChoice, ClientState, Config, Names};
+use kvpn_client_core::{CarrierChoice, ClientState, Config, Names, tunnel_mtu};
 use kvpn_wire::control::SessionGrant;
 use kvpn_wire::wireguard::PrivateKey;
 use tokio::sync::mpsc;
@@ -82,7 +82,8 @@ async fn open_tun(settings: &Settings) -> anyhow::Result<SystemTun> {
     let blocks: Vec<IpNetwork> = blocks
         .map(|addresses| session::block(addresses.client))
         .collect::<Result<_, _>>()?;
-    routes.bring_up(link, &blocks, settings.grant.mtu).await?;
+    let mtu = u16::try_from(tunnel_mtu(&settings.grant)).unwrap_or(settings.grant.mtu);
+    routes.bring_up(link, &blocks, mtu).await?;
     for range in &settings.routes {
         routes.add(link, *range).await?;
     }
