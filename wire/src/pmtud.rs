@@ -19,6 +19,8 @@ pub const MAX: usize = 1440;
 const STEP: usize = 16;
 /// Probes of one size that are lost before it counts as too long (`MAX_PROBES`).
 const MAX_PROBES: u32 = 3;
+/// The same of a size that passed before: a path that loses one of ten each way must not seem to have narrowed.
+const MAX_CONFIRMATIONS: u32 = 6;
 /// What was found is confirmed this often (`CONFIRMATION_TIMER`); a little later than an idle path is probed anyway.
 const CONFIRM: Duration = Duration::from_secs(6);
 /// What was too long is tried again after this (`PMTU_RAISE_TIMER`).
@@ -140,7 +142,7 @@ impl Pmtud {
     pub fn handle_timeout(&mut self, patience: Duration, now: Instant) -> Option<usize> {
         let tries = match self.probe {
             Some(probe) if probe.due > now => return None,
-            Some(probe) if probe.tries < MAX_PROBES => probe.tries,
+            Some(probe) if probe.tries < self.max_tries(probe.size) => probe.tries,
             Some(probe) => {
                 self.lost(probe.size, now);
                 0
@@ -180,16 +182,24 @@ impl Pmtud {
     fn lost(&mut self, size: usize, now: Instant) {
         self.probe = None;
         self.next = Some(now);
-        if size > MIN {
+        if size > self.limit {
             self.ceiling = self.ceiling.min(size);
             self.raise = Some(now + RAISE);
+        } else if size > MIN {
+            // A black hole (RFC 8899, section 4.3), if it was not bad luck: the search begins anew.
+            self.limit = MIN;
+            self.ceiling = MAX + STEP;
+            self.in_doubt = false;
         } else {
             self.next = Some(now + CONFIRM);
         }
-        if size <= self.limit {
-            // A black hole (RFC 8899, section 4.3).
-            self.limit = MIN;
-            self.in_doubt = false;
+    }
+
+    fn max_tries(&self, size: usize) -> u32 {
+        if size > self.limit {
+            MAX_PROBES
+        } else {
+            MAX_CONFIRMATIONS
         }
     }
 

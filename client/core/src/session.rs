@@ -286,8 +286,8 @@ impl Session {
                 .map(|at| now.saturating_duration_since(at)),
             rtt: self.paths.rtt(),
             mtu: match self.paths.current() {
-                Some(Path::Udp(_)) => self.limit,
-                Some(Path::Api) | None => self.mtu,
+                Some(Path::Udp(_)) | None => self.limit,
+                Some(Path::Api) => self.mtu,
             },
             sent_bytes: self.sent_bytes,
             received_bytes: self.received_bytes,
