@@ -27,7 +27,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            mtu: kvpn_wire::TUNNEL_MTU,
+            mtu: kvpn_wire::pmtud::BASE,
             max_flows: 4096,
             tcp_buffer: 4 << 20,
             memory: 64 << 20,
