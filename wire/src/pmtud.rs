@@ -51,7 +51,7 @@ pub struct Pmtud {
     confirmed: bool,
     /// The least length that did not pass; more than [`MAX`] when there is none.
     ceiling: usize,
-    /// The limit itself is in doubt, and probed before anything longer.
+    /// The limit itself is probed before anything longer: it is in doubt, or fell, of which the other end has to hear.
     in_doubt: bool,
     probe: Option<Probe>,
     /// When the next probe goes out; none before the path answered at all.
@@ -88,7 +88,7 @@ impl Pmtud {
         self.limit
     }
 
-    /// Whether something as long as the limit was lost, and it is not known yet whether by its length.
+    /// Whether something as long as the limit was lost, and it is not known yet whether by its length; or it fell just now.
     pub fn is_in_doubt(&self) -> bool {
         self.in_doubt
     }
@@ -103,14 +103,12 @@ impl Pmtud {
         if size < self.limit {
             return;
         }
-        self.in_doubt = false;
+        self.in_doubt = changed && size < BASE;
         self.ceiling = self.ceiling.max(self.limit + STEP);
         self.probe.take_if(|probe| probe.size <= size);
         // After a change at once, which tells the other end.
-        let pause = match self.longer() {
-            None if !changed => CONFIRM,
-            Some(_) | None => Duration::ZERO,
-        };
+        let settled = !changed && self.longer().is_none();
+        let pause = if settled { CONFIRM } else { Duration::ZERO };
         self.next = Some(now + pause);
     }
 
@@ -118,7 +116,7 @@ impl Pmtud {
     pub fn fall_to(&mut self, size: usize, now: Instant) {
         self.limit = size.clamp(MIN, MAX);
         self.confirmed = true;
-        self.in_doubt = false;
+        self.in_doubt = true;
         self.probe = None;
         self.next = Some(now);
     }
@@ -189,7 +187,7 @@ impl Pmtud {
             // A black hole (RFC 8899, section 4.3), if it was not bad luck: the search begins anew.
             self.limit = MIN;
             self.ceiling = MAX + STEP;
-            self.in_doubt = false;
+            self.in_doubt = true;
         } else {
             self.next = Some(now + CONFIRM);
         }
