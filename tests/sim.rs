@@ -585,3 +585,149 @@ fn assert_ping(sim: &mut Sim, sequence: u16) -> Duration {
     sim.run(Duration::from_millis(20));
     took
 }
+
+/// A path over IPv4 of so many bytes: what a UDP datagram may hold, and the packet in it, with WireGuard's 32 around it and
+/// padding to 16.
+fn ipv4_path(mtu: usize) -> (usize, usize) {
+    (mtu - 28, ((mtu - 60) / 16 * 16).min(1440))
+}
+
+fn mtu(sim: &Sim) -> usize {
+    sim.client.status(sim.now).mtu
+}
+
+fn set_width(sim: &mut Sim, to_gateway: usize, to_client: usize) {
+    sim.setup.udp.to_gateway.max_len = ipv4_path(to_gateway).0;
+    sim.setup.udp.to_client.max_len = ipv4_path(to_client).0;
+}
+
+#[test]
+fn a_path_of_any_mtu_is_found_out_and_used() {
+    for width in [1280, 1400, 1450, 1492, 1500] {
+        for (to_gateway, to_client) in [(width, width), (width, 1500), (1500, width)] {
+            for mut setup in [Setup::udp_only(40), Setup::new(40)] {
+                setup.udp.to_gateway.max_len = ipv4_path(to_gateway).0;
+                setup.udp.to_client.max_len = ipv4_path(to_client).0;
+                let mut sim = Sim::new(setup);
+                let fits = ipv4_path(width).1;
+                sim.run_until(30 * SECOND, "the MTU", |sim| {
+                    sim.path() == Some(node()) && mtu(sim) == fits
+                });
+                // The gateway is told.
+                sim.run(SECOND);
+                assert_transfer(&mut sim, 1_000_000, 20 * SECOND);
+                assert_eq!((mtu(&sim), sim.path()), (fits, Some(node())));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_fits_a_path_passes_and_what_does_not_is_refused() {
+    let mut setup = Setup::udp_only(41);
+    let (max_len, fits) = ipv4_path(1280);
+    setup.udp = Udp::both(Link {
+        max_len,
+        ..setup.udp.to_gateway
+    });
+    let mut sim = Sim::new(setup);
+    sim.run_until(30 * SECOND, "the MTU", |sim| mtu(sim) == fits);
+    sim.run(SECOND);
+    // The echo is as long, and crosses as well.
+    sim.programs.send_udp(ECHO, &vec![7; fits - 28]);
+    sim.settle();
+    sim.run(SECOND);
+    assert_eq!(sim.programs.datagrams, [vec![7; fits - 28]]);
+    assert!(sim.programs.too_big.is_empty());
+    sim.programs.send_udp(ECHO, &vec![8; fits - 27]);
+    sim.settle();
+    sim.run(SECOND);
+    assert_eq!(sim.programs.datagrams.len(), 1);
+    assert_eq!(sim.programs.too_big, [u32::try_from(fits).unwrap()]);
+}
+
+#[test]
+fn connections_go_on_when_the_path_narrows() {
+    for (to_gateway, to_client) in [(1280, 1280), (1280, 1500), (1500, 1280), (1400, 1300)] {
+        for setup in [Setup::udp_only(42), Setup::new(42)] {
+            let mut sim = Sim::new(setup);
+            sim.run_until(30 * SECOND, "the MTU", |sim| mtu(sim) == 1440);
+            sim.run_until(SECOND, "udp", |sim| sim.path() == Some(node()));
+            sim.run(SECOND);
+            let flow = sim.programs.transfer(ECHO, 10_000_000, sim.now);
+            sim.settle();
+            sim.run(SECOND / 10);
+            let before = sim.programs.transferred(flow).received;
+            assert!(before > 0 && before < 5_000_000, "{before} in the middle");
+            set_width(&mut sim, to_gateway, to_client);
+            sim.run_until(30 * SECOND, "transfer", |sim| {
+                sim.programs.transferred(flow).finished
+            });
+            assert!(!sim.programs.transferred(flow).reset);
+            let fits = ipv4_path(to_gateway.min(to_client)).1;
+            sim.run_until(30 * SECOND, "the MTU", |sim| mtu(sim) == fits);
+            assert_eq!(sim.path(), Some(node()));
+        }
+    }
+}
+
+#[test]
+fn connections_go_on_when_the_path_widens() {
+    let mut setup = Setup::udp_only(43);
+    setup.udp = Udp::both(Link {
+        max_len: ipv4_path(1280).0,
+        ..setup.udp.to_gateway
+    });
+    let mut sim = Sim::new(setup);
+    sim.run_until(30 * SECOND, "the MTU", |sim| mtu(sim) == ipv4_path(1280).1);
+    let flow = sim.programs.transfer(ECHO, 10_000_000, sim.now);
+    sim.settle();
+    sim.run(SECOND / 10);
+    set_width(&mut sim, 1500, 1500);
+    sim.client.network_changed(sim.now);
+    sim.settle();
+    sim.run_until(2 * SECOND, "the MTU", |sim| mtu(sim) == 1440);
+    sim.run_until(20 * SECOND, "transfer", |sim| {
+        sim.programs.transferred(flow).finished
+    });
+    assert!(!sim.programs.transferred(flow).reset);
+}
+
+#[test]
+fn a_path_that_widens_is_noticed_within_ten_minutes() {
+    let mut setup = Setup::udp_only(44);
+    setup.udp.to_client.max_len = ipv4_path(1400).0;
+    let mut sim = Sim::new(setup);
+    sim.run_until(30 * SECOND, "the MTU", |sim| mtu(sim) == ipv4_path(1400).1);
+    set_width(&mut sim, 1500, 1500);
+    sim.run_until(610 * SECOND, "the MTU", |sim| mtu(sim) == 1440);
+}
+
+#[test]
+fn a_lossy_path_is_not_taken_for_a_narrow_one() {
+    for seed in 0..4 {
+        let mut setup = Setup::udp_only(seed);
+        setup.udp = rough();
+        let mut sim = Sim::new(setup);
+        sim.run_until(30 * SECOND, "the MTU", |sim| mtu(sim) == 1440);
+        let flow = sim.programs.transfer(ECHO, 10_000_000, sim.now);
+        sim.settle();
+        let mut narrow = 0;
+        while !sim.programs.transferred(flow).finished && narrow < 100 {
+            sim.run(SECOND / 10);
+            narrow += u32::from(mtu(&sim) < 1440);
+        }
+        assert_eq!(narrow, 0, "seed {seed}");
+    }
+}
+
+#[test]
+fn with_a_gateway_that_answers_no_probes_the_mtu_stays() {
+    let mut setup = Setup::udp_only(45);
+    setup.path_mtu = false;
+    let mut sim = Sim::new(setup);
+    assert_transfer(&mut sim, 1_000_000, 20 * SECOND);
+    sim.run(30 * SECOND);
+    assert_eq!(mtu(&sim), 1360);
+    assert!(sim.trace.iter().all(|sent| sent.len <= 1360 + 32));
+}

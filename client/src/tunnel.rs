@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use ipnetwork::IpNetwork;
-use kvpn_client_core::{CarrierChoice, ClientState, Config, Names};
+use kvpn_client_core::{CarrierChoice, ClientState, Config, Names, tunnel_mtu};
 use kvpn_k8s::{Cluster, DatapathChoice, Forward, GatewayPod, KubeOptions};
 use kvpn_wire::API_CARRIER_PORT;
 use kvpn_wire::control::SessionGrant;
@@ -101,7 +101,8 @@ async fn open_tun(settings: &Settings) -> anyhow::Result<SystemTun> {
     let blocks: Vec<IpNetwork> = blocks
         .map(|addresses| session::block(addresses.client))
         .collect::<Result<_, _>>()?;
-    routes.bring_up(link, &blocks, settings.grant.mtu).await?;
+    let mtu = u16::try_from(tunnel_mtu(&settings.grant)).unwrap_or(settings.grant.mtu);
+    routes.bring_up(link, &blocks, mtu).await?;
     for range in &settings.routes {
         routes.add(link, *range).await?;
     }

@@ -7,9 +7,13 @@ use std::fmt;
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use kvpn_wire::pmtud;
+use kvpn_wire::wireguard::OVERHEAD;
 use nix::sys::socket::{setsockopt, sockopt};
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use rustix::io::Errno;
 use rustix::net::sockopt::{
     Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
     set_socket_recv_buffer_size, set_socket_recv_buffer_size_force, set_socket_send_buffer_size,
@@ -31,6 +35,9 @@ pub struct Datagrams<S> {
     /// What the kernel can do with batches; none when it is not to be used.
     batches: Option<UdpSocketState>,
     buffers: Box<[u8]>,
+    /// The longest datagram that the interface takes as far as is known, in bytes. Longer ones are tried alone first: some kernels refuse a
+    /// batch of what is too long as if they knew no batches (EINVAL), which would end them for all.
+    fits: AtomicUsize,
 }
 
 /// What the kernel does with a socket's datagrams.
@@ -55,6 +62,7 @@ impl<S: AsFd> Datagrams<S> {
     /// Takes a non-blocking, bound socket over. Without `offload` every datagram is a system call.
     pub fn new(socket: S, offload: bool) -> Self {
         enlarge_buffers(&socket);
+        forbid_fragments(&socket);
         let batches = offload.then(|| open_batches(&socket)).and_then(|opened| {
             opened
                 .inspect_err(|error| tracing::debug!(%error, "no batches of datagrams"))
@@ -64,6 +72,7 @@ impl<S: AsFd> Datagrams<S> {
             socket,
             batches,
             buffers: vec![0; MESSAGES * MESSAGE].into(),
+            fits: AtomicUsize::new(pmtud::BASE + OVERHEAD),
         }
     }
 
@@ -89,7 +98,7 @@ impl<S: AsFd> Datagrams<S> {
     }
 
     /// Sends datagrams that lie side by side, each `segment` bytes long but the last, which may be shorter: at most 64 and
-    /// 65,000 bytes.
+    /// 65,000 bytes. One that is too long for the interface is lost like one that is too long for a path beyond it.
     ///
     /// # Errors
     /// How far it came, and why no farther.
@@ -101,11 +110,20 @@ impl<S: AsFd> Datagrams<S> {
             .map_or(1, UdpSocketState::max_gso_segments);
         let mut sent = 0;
         while sent < datagrams.len() {
-            let end = datagrams.len().min(sent + segment * most);
+            let known = segment <= self.fits.load(Ordering::Relaxed);
+            let count = if known { most } else { 1 };
+            let end = datagrams.len().min(sent + segment * count);
             match self.send_some(to, &datagrams[sent..end], segment) {
-                Ok(()) => sent = end,
-                // EIO, EINVAL: a driver cannot do it, and it is not asked again. EMSGSIZE: a segment does not fit the
-                // path; a single datagram is sent in fragments.
+                Ok(()) => {
+                    self.fits
+                        .fetch_max(segment.min(end - sent), Ordering::Relaxed);
+                    sent = end;
+                }
+                Err(error) if is_too_long(&error) && end - sent <= segment => {
+                    self.fits.fetch_min(end - sent - 1, Ordering::Relaxed);
+                    sent = end;
+                }
+                // EIO, EINVAL: a driver cannot do it, and it is not asked again. EMSGSIZE: a segment is too long.
                 Err(error) if end - sent > segment && error.kind() != ErrorKind::WouldBlock => {
                     tracing::debug!(%error, "a batch of datagrams was refused");
                     most = 1;
@@ -180,17 +198,24 @@ impl<S: AsFd> Datagrams<S> {
     }
 }
 
-/// As QUIC wants it the library forbids fragments; WireGuard's datagrams may be cut on a path that is narrower than
-/// the tunnel assumes, as the system's default has it.
+fn is_too_long(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::MSGSIZE.raw_os_error())
+}
+
 fn open_batches(socket: &impl AsFd) -> io::Result<UdpSocketState> {
     let batches = UdpSocketState::new(UdpSockRef::from(socket))?;
-    // Each fails for the family that the socket is not of.
-    let _ = set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::WANT);
-    let _ = set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::WANT);
-    let _ = setsockopt(socket, sockopt::Ipv6DontFrag, &false);
     // When a datagram came is nobody's concern here, and costs the kernel a look at the clock.
     let _ = setsockopt(socket, sockopt::ReceiveTimestampns, &false);
     Ok(batches)
+}
+
+/// Nothing is cut on its way, and what the kernel believes of the path does not matter: the session finds out how long datagrams
+/// may be (RFC 8899), and fragments get lost where there are NATs.
+fn forbid_fragments(socket: &impl AsFd) {
+    // Each fails for the family that the socket is not of.
+    let _ = set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::PROBE);
+    let _ = set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::PROBE);
+    let _ = setsockopt(socket, sockopt::Ipv6DontFrag, &true);
 }
 
 /// As much as the kernel gives: beyond its limit for all (net.core.rmem_max) only with CAP_NET_ADMIN.

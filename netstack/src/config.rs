@@ -5,8 +5,8 @@ use std::time::Duration;
 /// The limits and the seed of one [`Netstack`](crate::Netstack).
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Longest IP packet that may be emitted, in bytes: at least 1280 (RFC 8200 section 5), at most
-    /// 65,535. The TCP MSS follows from it. Values outside are taken as the nearest bound.
+    /// Longest IP packet that may be emitted, in bytes: at least 1,200, at most 65,535. Below IPv6's 1280 datagrams leave in
+    /// fragments (RFC 8200 section 5 lets a sender cut). The TCP MSS follows from it. Values outside are taken as the nearest bound.
     pub mtu: usize,
     /// Most flows of all kinds at once; at least 1. Half of them may be TCP flows that still open.
     pub max_flows: usize,
@@ -27,7 +27,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            mtu: kvpn_wire::TUNNEL_MTU,
+            mtu: kvpn_wire::pmtud::BASE,
             max_flows: 4096,
             tcp_buffer: 4 << 20,
             memory: 64 << 20,

@@ -25,7 +25,7 @@ use crate::seeds::Seeds;
 use crate::tcp::MAX_HEADER;
 
 /// Bounds of [`Config::mtu`].
-const MTU: std::ops::RangeInclusive<usize> = 1280..=65_535;
+const MTU: std::ops::RangeInclusive<usize> = kvpn_wire::pmtud::MIN..=65_535;
 /// Bounds of [`Config::tcp_buffer`].
 const TCP_BUFFER: std::ops::RangeInclusive<usize> = 4096..=512 << 20;
 /// Longest that an idle echo flow stays.

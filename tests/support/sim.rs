@@ -47,6 +47,8 @@ pub(crate) struct Setup {
     pub(crate) candidates: Vec<Candidate>,
     /// Whether the shell opens the `api` carrier at the start and when it is asked for.
     pub(crate) api_at_hand: bool,
+    /// Whether the gateway is new enough to answer probes of the MTU.
+    pub(crate) path_mtu: bool,
 }
 
 impl Setup {
@@ -61,6 +63,7 @@ impl Setup {
                 Candidate::new(NODE, Leads::ThereAndBack),
             ],
             api_at_hand: true,
+            path_mtu: true,
         }
     }
 
@@ -195,7 +198,8 @@ impl Sim {
         let now = Instant::now();
         let mut gateway = gateway(&setup, 0, now);
         let key = PrivateKey::from_seed([setup.seed as u8; 32]);
-        let grant = create_session(&mut gateway, &key, Vec::new(), now);
+        let mut grant = create_session(&mut gateway, &key, Vec::new(), now);
+        grant.path_mtu = setup.path_mtu;
         let programs = Programs::new(grant.addresses.clone(), setup.seed, now);
         let client = ClientState::new(client_config(&setup, key.clone(), grant), now);
         let mut sim = Self {
@@ -298,7 +302,8 @@ impl Sim {
             .map(|addresses| addresses.client);
         let former = former.collect();
         self.key = PrivateKey::from_seed([self.generation + 50; 32]);
-        let grant = create_session(&mut self.gateway, &self.key, former, self.now);
+        let mut grant = create_session(&mut self.gateway, &self.key, former, self.now);
+        grant.path_mtu = self.setup.path_mtu;
         assert_eq!(
             grant.addresses,
             self.programs.addresses(),

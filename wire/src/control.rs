@@ -83,7 +83,7 @@ pub struct SessionGrant {
     pub preshared_key: PresharedKey,
     /// The session's tunnel addresses, one entry a family.
     pub addresses: Vec<TunnelAddresses>,
-    /// Largest inner packet in bytes.
+    /// Largest inner packet in bytes, unless [`SessionGrant::path_mtu`] allows more.
     pub mtu: u16,
     /// How the gateway reaches the cluster.
     pub datapath: Datapath,
@@ -110,6 +110,10 @@ pub struct SessionGrant {
     /// The gateway knows [control frames](crate::frame::Control) on the `api` carrier's stream.
     #[serde(default)]
     pub stream_control: bool,
+    /// The gateway answers probes of a path's MTU ([`crate::pmtud`]), keeps to what they report, and takes packets of up to
+    /// [`crate::pmtud::MAX`] bytes. Without it [`SessionGrant::mtu`] holds on every path.
+    #[serde(default)]
+    pub path_mtu: bool,
 }
 
 /// One family's tunnel addresses of a session: +1, +2 and +3 of its block of four.

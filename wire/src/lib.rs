@@ -10,6 +10,7 @@ pub mod frame;
 pub mod name;
 pub mod offload;
 pub mod packet;
+pub mod pmtud;
 pub mod queue;
 pub mod range;
 pub mod stream;
@@ -27,8 +28,3 @@ pub const HEALTH_PORT: u16 = 6182;
 
 /// UDP port of the `udp` carrier.
 pub const WIREGUARD_PORT: u16 = 51820;
-
-/// Largest inner packet, in bytes, on the tunnel interface.
-///
-/// 1360 + 32 (WireGuard) + 8 (UDP) + 40 (IPv6) = 1440: fits paths with PPPoE or another VPN around them.
-pub const TUNNEL_MTU: usize = 1360;

@@ -27,5 +27,6 @@ mod track;
 
 pub use config::{CarrierChoice, Config, Names};
 pub use event::{Event, Path, QueryType, Resolution, Transmit};
+pub use session::tunnel_mtu;
 pub use state::ClientState;
 pub use status::{PathState, PathStatus, Status};

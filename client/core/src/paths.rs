@@ -12,6 +12,9 @@
 //!   a probe. So handshakes go over `api` first, and a path without a proof is left for any that has one;
 //! - the gateway answers where it was last heard, so after a candidate's miss the path in use is probed at once,
 //!   to lead the gateway back;
+//! - a probe on UDP is as long as the longest packet sent there, so that a path which loses those is not taken; after a miss
+//!   a short one tells whether the path is dead or only narrower. How long packets may be on the path in use is searched by
+//!   further probes, where the gateway answers such ([`kvpn_wire::pmtud`]);
 //! - when every open path missed three probes and nothing came for 8 s, the session is quiet.
 
 mod choice;
@@ -48,6 +51,8 @@ pub(crate) enum Action {
         path: Path,
         /// Which probe; the answer bears it too.
         sequence: u16,
+        /// How long a packet it has to be, in bytes; 0 where length does not matter.
+        size: usize,
         /// The keys may be at fault: make a handshake as well.
         fresh: bool,
     },
@@ -59,6 +64,8 @@ pub(crate) enum Action {
 #[derive(Debug)]
 pub(crate) struct Paths {
     choice: CarrierChoice,
+    /// Whether the gateway answers probes of a path's MTU.
+    discovers_mtu: bool,
     entries: BTreeMap<Path, Entry>,
     current: Option<Path>,
     /// The path that the shell was told last.
@@ -85,9 +92,15 @@ struct Wanted {
 }
 
 impl Paths {
-    pub(crate) fn new(choice: CarrierChoice, candidates: &[SocketAddr], now: Instant) -> Self {
+    pub(crate) fn new(
+        choice: CarrierChoice,
+        discovers_mtu: bool,
+        candidates: &[SocketAddr],
+        now: Instant,
+    ) -> Self {
         let mut paths = Self {
             choice,
+            discovers_mtu,
             entries: BTreeMap::new(),
             current: None,
             told: None,
@@ -142,6 +155,18 @@ impl Paths {
         self.established && !self.quiet
     }
 
+    /// The longest packet that the path in use carries, in bytes; `None` for `api`, where it does not matter.
+    pub(crate) fn limit(&self) -> Option<usize> {
+        let path = self.current.filter(|path| *path != Path::Api)?;
+        self.limit_of(path)
+    }
+
+    /// The same of any UDP path.
+    pub(crate) fn limit_of(&self, path: Path) -> Option<usize> {
+        let entry = self.entries.get(&path).filter(|_| path != Path::Api)?;
+        Some(entry.mtu.limit())
+    }
+
     /// The round trip on the path in use.
     pub(crate) fn rtt(&self) -> Option<Duration> {
         self.entries.get(&self.current?)?.rtt
@@ -169,7 +194,8 @@ impl Paths {
     }
 
     /// A new session on the same carriers.
-    pub(crate) fn restart(&mut self, now: Instant) {
+    pub(crate) fn restart(&mut self, discovers_mtu: bool, now: Instant) {
+        self.discovers_mtu = discovers_mtu;
         self.current = None;
         self.told = None;
         self.established = false;
@@ -262,11 +288,16 @@ impl Paths {
         }
     }
 
-    /// The probe `sequence` was answered on `path`.
-    pub(crate) fn probe_answered(&mut self, path: Path, sequence: u16, now: Instant) {
-        if let Some(entry) = self.entries.get_mut(&path)
-            && entry.measure(sequence, now)
-        {
+    /// The probe `sequence` was answered on `path`, by a packet of `size` bytes.
+    pub(crate) fn probe_answered(&mut self, path: Path, sequence: u16, size: usize, now: Instant) {
+        let in_use = self.current == Some(path);
+        let Some(entry) = self.entries.get_mut(&path).filter(|entry| entry.open) else {
+            return;
+        };
+        if self.discovers_mtu && path != Path::Api {
+            entry.carried(size, in_use, now);
+        }
+        if entry.measure(sequence, now) {
             self.answered(path, now);
         }
     }
@@ -287,6 +318,7 @@ impl Paths {
         for path in self.handshake_order() {
             self.check(path, now);
         }
+        self.probe_mtu(now);
         if self.quiet_at().is_some_and(|at| at <= now) {
             self.quiet = true;
             self.actions.push_back(Action::Tell(Event::Quiet));
@@ -318,10 +350,18 @@ impl Paths {
                     .map(|at| (at, "probe unanswered"))
                     .or_else(|| Some((self.probe_at(*path, entry)?, "probe")))
             });
+        let mtu = self
+            .searched()
+            .and_then(|(_, entry)| entry.mtu.poll_timeout())
+            .map(|at| (at, "path mtu"));
         let quiet = self.quiet_at().map(|at| (at, "quiet"));
         let wanted = self.api_wanted.filter(|_| !self.is_open(Path::Api));
         let wanted = wanted.map(|wanted| (wanted.ask_at, "api carrier"));
-        probes.chain(quiet).chain(wanted).min_by_key(|(at, _)| *at)
+        probes
+            .chain(mtu)
+            .chain(quiet)
+            .chain(wanted)
+            .min_by_key(|(at, _)| *at)
     }
 
     pub(crate) fn poll_action(&mut self) -> Option<Action> {

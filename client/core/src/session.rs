@@ -2,6 +2,7 @@
 
 mod outgoing;
 mod probe;
+mod too_long;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +11,8 @@ use std::time::Instant;
 use kvpn_wire::control::{SessionGrant, TunnelAddresses};
 use kvpn_wire::fq_codel::FqCodel;
 use kvpn_wire::offload::{MAX_PACKET, Segmentation, trailer};
-use kvpn_wire::queue::BatchQueue;
+use kvpn_wire::pmtud;
+use kvpn_wire::queue::{BatchQueue, PacketQueue};
 use kvpn_wire::wireguard::{MAX_HANDSHAKE, OVERHEAD, Opened, PrivateKey, Tunnel, TunnelConfig};
 
 use self::probe::Probe;
@@ -40,8 +42,16 @@ pub(crate) struct Room {
 pub(crate) struct Session {
     tunnel: Tunnel,
     addresses: Vec<TunnelAddresses>,
-    /// The longest inner packet in bytes.
+    /// The longest inner packet in bytes on any path.
     mtu: usize,
+    /// The same on the UDP path in use, or on the one that was last: what the gateway is told.
+    limit: usize,
+    /// Whether the gateway answers probes of a path's MTU.
+    path_mtu: bool,
+    /// What tells programs that their packets are too long.
+    refusals: Option<PacketQueue<()>>,
+    /// Tells the fragments of one packet from those of others.
+    fragment_id: u32,
     paths: Paths,
     probe: Probe,
     transmits: BatchQueue<Path>,
@@ -73,6 +83,7 @@ impl Session {
         let mut random = Random::new(config.seed);
         let grant = &config.grant;
         let ident = random.below(u16::MAX);
+        let mtu = tunnel_mtu(grant);
         let mut session = Self {
             tunnel: tunnel(
                 config.private_key.clone(),
@@ -82,8 +93,12 @@ impl Session {
                 now,
             ),
             addresses: grant.addresses.clone(),
-            mtu: grant.mtu.into(),
-            paths: Paths::new(config.carrier, &config.udp_candidates, now),
+            mtu,
+            limit: mtu.min(pmtud::BASE),
+            path_mtu: grant.path_mtu,
+            refusals: None,
+            fragment_id: u32::from(ident) << 16,
+            paths: Paths::new(config.carrier, grant.path_mtu, &config.udp_candidates, now),
             probe: Probe {
                 ident,
                 magic: random.next().to_be_bytes(),
@@ -94,7 +109,7 @@ impl Session {
             stream_control: grant.stream_control,
             room: None,
             waiting: None,
-            segment: vec![0; grant.mtu.into()],
+            segment: vec![0; mtu.max(pmtud::MAX)],
             piece: vec![0; MAX_PACKET],
             plaintext: vec![0; trailer::MAX_PLAINTEXT],
             kept: None,
@@ -122,13 +137,20 @@ impl Session {
             self.kept = None;
         }
         self.addresses.clone_from(&grant.addresses);
-        self.mtu = grant.mtu.into();
+        self.mtu = tunnel_mtu(grant);
+        self.limit = self.mtu.min(pmtud::BASE);
+        self.path_mtu = grant.path_mtu;
         self.super_packets = grant.super_packets;
         self.stream_control = grant.stream_control;
         self.scratch.resize(scratch_len(grant), 0);
-        self.segment.resize(grant.mtu.into(), 0);
-        self.paths.restart(now);
+        self.segment.resize(self.mtu.max(pmtud::MAX), 0);
+        self.paths.restart(grant.path_mtu, now);
         self.act(now);
+    }
+
+    /// The longest packet in bytes that the UDP path in use, or the last one, carries.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
     }
 
     /// The session's tunnel addresses, one entry a family.
@@ -263,6 +285,10 @@ impl Session {
                 .last_handshake()
                 .map(|at| now.saturating_duration_since(at)),
             rtt: self.paths.rtt(),
+            mtu: match self.paths.current() {
+                Some(Path::Udp(_)) | None => self.limit,
+                Some(Path::Api) => self.mtu,
+            },
             sent_bytes: self.sent_bytes,
             received_bytes: self.received_bytes,
             flows: 0,
@@ -281,7 +307,7 @@ impl Session {
         match opened {
             Opened::Packet { len, plaintext } => match self.probe_answer(&inbox[..len]) {
                 Some(sequence) => {
-                    self.paths.probe_answered(path, sequence, now);
+                    self.paths.probe_answered(path, sequence, len, now);
                     None
                 }
                 None if self.takes_super_packets(path) => {
@@ -308,12 +334,13 @@ impl Session {
                 Action::Probe {
                     path,
                     sequence,
+                    size,
                     fresh,
                 } => {
                     if fresh || !self.tunnel.has_session(now) {
                         without_keys.push(path);
                     }
-                    self.make_probe(path, sequence, now);
+                    self.make_probe(path, sequence, size, now);
                 }
                 Action::Tell(event) => {
                     tracing::debug!(?event, "session");
@@ -322,7 +349,26 @@ impl Session {
             }
         }
         self.initiate_on(&without_keys, now);
+        self.keep_to_limit();
         self.send_kept(now);
+    }
+
+    /// Takes over what is known by now of the path in use.
+    fn keep_to_limit(&mut self) {
+        let limit = self.paths.limit().filter(|limit| *limit != self.limit);
+        if let Some(limit) = limit.filter(|_| self.path_mtu) {
+            tracing::debug!(from = self.limit, to = limit, "path MTU");
+            self.limit = limit;
+        }
+    }
+}
+
+/// The longest packet, in bytes, that a session may carry on any path: the MTU of its TUN.
+pub fn tunnel_mtu(grant: &SessionGrant) -> usize {
+    if grant.path_mtu {
+        pmtud::MAX
+    } else {
+        grant.mtu.into()
     }
 }
 
@@ -340,7 +386,7 @@ fn tunnel(
         index,
         // Probes keep mappings of NATs alive.
         persistent_keepalive: None,
-        mtu: grant.mtu.into(),
+        mtu: tunnel_mtu(grant),
         jitter_seed,
         limiter: None,
     };
@@ -348,7 +394,7 @@ fn tunnel(
 }
 
 fn scratch_len(grant: &SessionGrant) -> usize {
-    (usize::from(grant.mtu) + MAX_PADDING + OVERHEAD).max(MAX_HANDSHAKE)
+    (tunnel_mtu(grant) + MAX_PADDING + OVERHEAD).max(MAX_HANDSHAKE)
 }
 
 /// What WireGuard's cookies are bound to; a stream has no address.

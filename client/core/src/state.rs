@@ -10,12 +10,13 @@ use kvpn_netstack::{self as netstack, FlowId, Full, Netstack};
 use kvpn_wire::control::{SessionGrant, TunnelAddresses};
 use kvpn_wire::offload::{Abilities, Coalescer, Segmentation, Split};
 use kvpn_wire::packet::{Ip, TcpFlags, build};
+use kvpn_wire::pmtud;
 use kvpn_wire::wireguard::{MAX_HANDSHAKE, PrivateKey};
 
 use crate::config::{Config, Names};
 use crate::event::{Event, Path, QueryType, Transmit};
 use crate::names::Resolver;
-use crate::session::{Room, Session};
+use crate::session::{Room, Session, tunnel_mtu};
 use crate::status::Status;
 use crate::track::{Owner, Refused, Tracker};
 
@@ -53,7 +54,7 @@ impl ClientState {
     /// Starts at once on the UDP candidates; `api` follows with [`Self::path_opened`].
     pub fn new(config: Config, now: Instant) -> Self {
         let stack = netstack::Config {
-            mtu: config.grant.mtu.into(),
+            mtu: pmtud::BASE.min(tunnel_mtu(&config.grant)),
             max_flows: STACK_FLOWS,
             tcp_buffer: STACK_BUFFER,
             udp_idle: STACK_UDP_IDLE,
@@ -68,7 +69,7 @@ impl ClientState {
             shell_flows: BTreeSet::new(),
             packets: Coalescer::new(PACKET_BYTES, MAX_PACKETS, Abilities::default()),
             unannounced: false,
-            segment: vec![0; config.grant.mtu.into()],
+            segment: vec![0; pmtud::MAX.max(config.grant.mtu.into())],
             events: VecDeque::new(),
             drops: BTreeMap::new(),
             now,
@@ -137,7 +138,9 @@ impl ClientState {
     /// The next packet for the TUN, or a super-packet as far as [`Self::set_abilities`] allows.
     pub fn poll_packet(&mut self) -> Option<(&mut [u8], Segmentation)> {
         if self.packets.is_empty() {
-            self.packets.push(self.names.poll_packet()?);
+            let refusal = self.session.poll_refusal();
+            let packet = refusal.or_else(|| self.names.poll_packet())?;
+            self.packets.push(packet);
         }
         self.packets.pop()
     }
@@ -402,6 +405,7 @@ impl ClientState {
     /// Lets every part take note of what the others did.
     fn settle(&mut self, now: Instant) {
         self.now = now;
+        self.stack.set_mtu(self.session.limit());
         while let Some(event) = self.stack.poll_event() {
             if self.names.handle_flow(event, &mut self.stack, now) {
                 continue;

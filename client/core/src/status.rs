@@ -16,6 +16,8 @@ pub struct Status {
     pub handshake_age: Option<Duration>,
     /// Round trip of the last probes on [`Status::path`], smoothed.
     pub rtt: Option<Duration>,
+    /// The longest packet that [`Status::path`] carries, in bytes.
+    pub mtu: usize,
     /// Bytes of WireGuard datagrams sent.
     pub sent_bytes: u64,
     /// Bytes of authentic WireGuard datagrams received.

@@ -49,6 +49,8 @@ pub(crate) struct Rig {
     pub(crate) zone: Zone,
     pub(crate) now: Instant,
     pub(crate) start: Instant,
+    /// The longest datagram that UDP carries, in bytes.
+    pub(crate) longest: usize,
     /// Paths that carry datagrams.
     pub(crate) alive: BTreeSet<Path>,
     /// Packets to programs.
@@ -99,6 +101,7 @@ pub(crate) fn grant(gateway_public_key: PublicKey) -> SessionGrant {
         limits: Limits::default(),
         super_packets: false,
         stream_control: false,
+        path_mtu: false,
     }
 }
 
@@ -301,6 +304,7 @@ impl Rig {
             zone: Zone::default(),
             now,
             start: now,
+            longest: usize::MAX,
             alive: BTreeSet::new(),
             tun: VecDeque::new(),
             events: VecDeque::new(),
@@ -345,7 +349,9 @@ impl Rig {
             while let Some(transmit) = self.client.poll_transmit() {
                 if self.alive.contains(&transmit.path) {
                     let path = transmit.path;
-                    for datagram in transmit.datagrams() {
+                    let longest = self.longest;
+                    let fits = |datagram: &&[u8]| path == Path::Api || datagram.len() <= longest;
+                    for datagram in transmit.datagrams().filter(fits) {
                         let all = self.gateway.handle(datagram, &mut self.zone, self.now);
                         replies.extend(all.into_iter().map(|reply| (path, reply)));
                     }

@@ -169,6 +169,8 @@ pub(crate) struct TrafficReport {
     pub(crate) flows: usize,
     /// Round trip to the gateway, in milliseconds.
     pub(crate) rtt_millis: Option<f64>,
+    /// The longest packet that the carrier in use takes, in bytes.
+    pub(crate) mtu: Option<usize>,
     /// Seconds since the last WireGuard handshake.
     pub(crate) handshake_seconds: Option<u64>,
     /// Packets dropped, by reason.
@@ -190,7 +192,7 @@ mod tests {
         "network": {"interface": "kvpn0", "addresses": ["198.19.0.2"], "routes": ["10.96.0.0/16"], "hostRoutes": [],
                     "dnsBackend": "resolv.conf", "dnsServers": ["198.19.0.3"], "domain": "cluster.local",
                     "search": ["shop.svc.cluster.local"], "routingDomains": ["cluster.local"]},
-        "traffic": {"sentBytes": 1, "receivedBytes": 2, "flows": 3, "rttMillis": 0.2, "handshakeSeconds": 4, "dropped": {"full": 1}},
+        "traffic": {"sentBytes": 1, "receivedBytes": 2, "flows": 3, "rttMillis": 0.2, "mtu": 1440, "handshakeSeconds": 4, "dropped": {"full": 1}},
         "notes": []
     }"#;
 

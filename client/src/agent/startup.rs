@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use ipnetwork::IpNetwork;
-use kvpn_client_core::{ClientState, Config, Names, Path};
+use kvpn_client_core::{ClientState, Config, Names, Path, tunnel_mtu};
 use kvpn_k8s::{Cluster, Discovery, Forward, GatewayPod};
 use kvpn_wire::API_CARRIER_PORT;
 use kvpn_wire::control::SessionGrant;
@@ -242,7 +242,7 @@ impl Startup<'_> {
         let config = NetworkConfig {
             name: None,
             addresses: session::blocks(grant)?,
-            mtu: grant.mtu,
+            mtu: u16::try_from(tunnel_mtu(grant)).unwrap_or(grant.mtu),
             routes: plan.routes.clone(),
             dns: Some(dns.clone()),
             dns_backend: DnsBackend::Auto,

@@ -215,9 +215,13 @@ fn carrier_row(session: &SessionReport, report: &CarrierReport) -> Row {
     } = report;
     let rtt = rtt_millis.map_or_else(String::new, |rtt| format!(", {rtt:.2} ms"));
     let used = if session.carrier.as_ref() == Some(carrier) {
-        ", in use"
+        let mtu = session.traffic.mtu;
+        mtu.map_or_else(
+            || ", in use".to_owned(),
+            |mtu| format!(", MTU {mtu}, in use"),
+        )
     } else {
-        ""
+        String::new()
     };
     ("carrier", format!("{carrier}: {state}{rtt}{used}"))
 }
@@ -332,6 +336,19 @@ mod tests {
         let table = table(&[serde_json::from_str(text).unwrap()]);
         let row = "here TUN TSO+USO, UDP GSO+GRO; gateway TUN TSO, UDP GRO";
         assert!(table.contains(row), "{table}");
+    }
+
+    #[test]
+    fn the_mtu_is_that_of_the_carrier_in_use() {
+        let text = r#"{"name":"a","state":"connected","context":"c","namespace":"n","server":"s","pid":1,"log":"/l",
+            "carrier":"api","carriers":[{"carrier":"api","state":"answering"},{"carrier":"udp 192.0.2.1:1","state":"silent"}],
+            "traffic":{"mtu":1440}}"#;
+        let table = table(&[serde_json::from_str(text).unwrap()]);
+        assert!(
+            table.contains("api: answering, MTU 1440, in use"),
+            "{table}"
+        );
+        assert_eq!(table.matches("MTU").count(), 1, "{table}");
     }
 
     #[test]

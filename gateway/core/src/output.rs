@@ -7,6 +7,7 @@ use kvpn_wire::offload::{Abilities, Coalescer, MAX_PACKET, trailer};
 use kvpn_wire::queue::BatchQueue;
 use kvpn_wire::wireguard::Reason;
 
+use crate::config::KernelFamilies;
 use crate::event::Event;
 use crate::path::Path;
 use crate::policy::Forbidden;
@@ -38,6 +39,8 @@ pub enum DropReason {
     Congested,
     /// The WireGuard session could not seal the packet.
     Unsealed,
+    /// A packet longer than the client's path carries, which its sender forbids to cut.
+    TooLong,
 }
 
 impl DropReason {
@@ -70,6 +73,7 @@ impl DropReason {
             Self::QueueFull => "queue_full",
             Self::Congested => "congested",
             Self::Unsealed => "unsealed",
+            Self::TooLong => "too_long",
         }
     }
 }
@@ -119,6 +123,8 @@ pub(crate) struct Output {
     pub(crate) datagrams: BatchQueue<Path>,
     /// Inner packets for the kernel datapath's TUN.
     pub(crate) packets: Coalescer,
+    /// The families that have that TUN.
+    pub(crate) kernel: KernelFamilies,
     /// Where super-packets are cut, and where they get their trailer; kept to spare an allocation.
     pub(crate) piece: Vec<u8>,
     pub(crate) plaintext: Vec<u8>,
@@ -129,10 +135,11 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(kernel: KernelFamilies) -> Self {
         Self {
             datagrams: BatchQueue::new(QUEUE_PACKETS, QUEUE_BYTES),
             packets: Coalescer::new(QUEUE_BYTES, QUEUE_PACKETS, Abilities::default()),
+            kernel,
             piece: vec![0; MAX_PACKET],
             plaintext: vec![0; trailer::MAX_PLAINTEXT],
             events: VecDeque::new(),

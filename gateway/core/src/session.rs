@@ -1,5 +1,7 @@
 //! One client's session: its tunnel, its path, its flows, its lease. It does not know other sessions.
 
+mod too_long;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -7,6 +9,7 @@ use kvpn_netstack::{Emitted, FlowCounts, Netstack};
 use kvpn_wire::control::SessionStatus;
 use kvpn_wire::fq_codel::{self, FqCodel};
 use kvpn_wire::offload::{Segmentation, Split, trailer};
+use kvpn_wire::pmtud;
 use kvpn_wire::wireguard::{MAX_HANDSHAKE, OVERHEAD, PresharedKey, PublicKey, Sealed, Tunnel};
 
 use crate::address::Block;
@@ -19,7 +22,7 @@ use crate::schedule::Deadline;
 
 /// Refusals by ICMP that one session gets: this many at once, then one each interval.
 const REFUSALS: (u32, Duration) = (50, Duration::from_millis(20));
-/// The longest packet that a super-packet is cut into: the kernel's segments fit the TUN, whose MTU is at most this.
+/// The longest packet that a super-packet is cut into: the kernel's segments fit the TUN, whose MTU is [`pmtud::MAX`].
 pub(crate) const MAX_SEGMENT: usize = 1500;
 /// Packets and bytes that one session sends before the next one's turn.
 const TURN: usize = 32;
@@ -45,6 +48,10 @@ pub(crate) struct Session {
     waiting: Option<Box<FqCodel<Segmentation>>>,
     /// Whether the client takes super-packets.
     super_packets: bool,
+    /// The longest inner packet in bytes that its UDP path carries, as the client found.
+    limit: usize,
+    /// Tells the fragments of one packet from those of others.
+    fragment_id: u32,
     pub(crate) created: Instant,
     pub(crate) lease_end: Instant,
     /// ICMP refusals that may still be sent.
@@ -85,6 +92,8 @@ impl Session {
             netstack_seed: new.netstack_seed,
             waiting: None,
             super_packets: new.super_packets,
+            limit: pmtud::BASE,
+            fragment_id: (new.netstack_seed >> 32) as u32,
             created: now,
             lease_end: now + new.lease,
             refusals: Allowance::new(REFUSALS.0, REFUSALS.1, now),
@@ -174,9 +183,15 @@ impl Session {
             self.count(DropReason::Malformed, output);
             return 0;
         };
+        let longest = packets.max_len();
         let mut segment = [0; MAX_SEGMENT];
         let mut sent = 0;
         while let Some(length) = packets.next(&mut segment) {
+            // One refusal is enough for all of them.
+            if longest > self.limit && self.refuses(&segment[..length]) {
+                self.refuse(&segment[..length], output, now);
+                break;
+            }
             sent += self.send(&segment[..length], output, now);
         }
         sent
@@ -214,9 +229,17 @@ impl Session {
         }
     }
 
+    /// Sends an inner packet as [`Self::seal`] does, or what is to be done with one that is too long for the path.
+    fn send(&mut self, packet: &[u8], output: &mut Output, now: Instant) -> usize {
+        if self.is_too_long(packet.len()) {
+            return self.send_too_long(packet, output, now);
+        }
+        self.seal(packet, output, now)
+    }
+
     /// Seals an inner packet and queues it for the session's path; how many bytes it is with all that is around it. What cannot be
     /// sent is dropped and counted.
-    fn send(&mut self, packet: &[u8], output: &mut Output, now: Instant) -> usize {
+    pub(crate) fn seal(&mut self, packet: &[u8], output: &mut Output, now: Instant) -> usize {
         let Some(path) = self.path else {
             self.count(DropReason::NoPath, output);
             return 0;

@@ -1,6 +1,7 @@
 //! Which way a packet from a client goes: the one place that decides it, for both datapaths.
 
 use kvpn_wire::CONTROL_PORT;
+use kvpn_wire::control::TunnelAddresses;
 use kvpn_wire::packet::{Icmp, IcmpMessage, Ip, Protocol};
 
 use crate::address::Block;
@@ -16,6 +17,8 @@ pub(crate) const DNS_PORT: u16 = 53;
 pub(crate) enum Way {
     /// An echo request to the gateway's tunnel address: answered here.
     Echo { ident: u16, sequence: u16 },
+    /// The client's own probe of its path, from the stub's address, which no program has: answered here.
+    Probe { ident: u16, sequence: u16 },
     /// Into the session's userspace datapath.
     Userspace,
     /// Out by the kernel.
@@ -30,7 +33,7 @@ pub(crate) enum Way {
 pub(crate) fn way(ip: &Ip<'_>, block: Block, policy: &Policy, kernel: KernelFamilies) -> Way {
     let own = block.family(ip.src());
     if ip.src() != own.client {
-        return Way::Dropped(DropReason::ForgedSource);
+        return probe(ip, own).unwrap_or(Way::Dropped(DropReason::ForgedSource));
     }
     if ip.is_source_routed() {
         return Way::Refused(Forbidden::SourceRoute);
@@ -43,6 +46,16 @@ pub(crate) fn way(ip: &Ip<'_>, block: Block, policy: &Policy, kernel: KernelFami
         // The kernel takes no loopback address from an interface; an admin's permission for one needs a socket.
         Ok(()) if kernel.forwards(ip.dst()) && !ip.dst().is_loopback() => Way::Kernel,
         Ok(()) => Way::Userspace,
+    }
+}
+
+fn probe(ip: &Ip<'_>, own: TunnelAddresses) -> Option<Way> {
+    if ip.src() != own.dns_stub || ip.dst() != own.gateway {
+        return None;
+    }
+    match ip.icmp().map(echo) {
+        Some(Way::Echo { ident, sequence }) => Some(Way::Probe { ident, sequence }),
+        _ => None,
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::Context as _;
 use futures::TryStreamExt as _;
-use kvpn_wire::TUNNEL_MTU;
+use kvpn_wire::pmtud;
 use rtnetlink::packet_route::link::{AfSpecInet, AfSpecUnspec, InetDevConf, LinkAttribute};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
@@ -18,7 +18,7 @@ pub(crate) async fn set_up(tun: &str) -> anyhow::Result<()> {
     let handle = connect()?;
     let index = index_of(&handle, tun).await?;
     let link = LinkUnspec::new_with_index(index)
-        .mtu(TUNNEL_MTU as u32)
+        .mtu(pmtud::MAX as u32)
         .up()
         .build();
     handle

@@ -34,6 +34,8 @@ pub(crate) struct Programs {
     /// UDP payloads and ping sequence numbers that came back, and when.
     pub(crate) datagrams: Vec<Vec<u8>>,
     pub(crate) pings: Vec<u16>,
+    /// The MTUs in what was said of packets that were too long; the kernel keeps to the last.
+    pub(crate) too_big: Vec<u32>,
     /// Answers of the stub.
     pub(crate) answers: Vec<Vec<u8>>,
     /// Packets that no program asked for.
@@ -43,6 +45,7 @@ pub(crate) struct Programs {
 impl Programs {
     pub(crate) fn new(addresses: Vec<TunnelAddresses>, seed: u64, now: Instant) -> Self {
         let config = Config {
+            mtu: kvpn_wire::pmtud::MAX,
             tcp_buffer: 256 * 1024,
             udp_idle: Duration::from_secs(60),
             seed,
@@ -55,6 +58,7 @@ impl Programs {
             transfers: BTreeMap::new(),
             datagrams: Vec::new(),
             pings: Vec::new(),
+            too_big: Vec::new(),
             answers: Vec::new(),
             unasked: 0,
         }
@@ -126,6 +130,11 @@ impl Programs {
                 NAME_PORT => self.answers.push(udp.payload().to_vec()),
                 _ => self.unasked += 1,
             }
+        } else if let Some(IcmpMessage::PacketTooBig { mtu, .. }) =
+            ip.icmp().map(|icmp| icmp.message())
+        {
+            self.too_big.push(mtu);
+            self.stack.set_mtu(mtu.try_into().expect("an MTU"));
         } else if let Some(IcmpMessage::EchoReply { sequence, .. }) =
             ip.icmp().map(|icmp| icmp.message())
         {

@@ -109,6 +109,7 @@ impl Paths {
                 (entry.backoff * 2).clamp(RETRY, MAX_CANDIDATE_RETRY)
             };
             entry.taken = None;
+            entry.mtu.pause();
         }
         for (other, entry) in &mut self.entries {
             if *other == path {

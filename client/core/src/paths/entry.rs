@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use kvpn_wire::pmtud::Pmtud;
+
 use crate::event::Path;
 use crate::status::{PathState, PathStatus};
 
@@ -54,12 +56,15 @@ pub(super) struct Entry {
     pub(super) backoff: Duration,
     /// Since when it is in use.
     pub(super) taken: Option<Instant>,
+    /// How long packets may be on UDP.
+    pub(super) mtu: Pmtud,
 }
 
 /// A probe that was not answered yet.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Outstanding {
     sequence: u16,
+    size: usize,
     sent: Instant,
     /// When it counts as missed.
     due: Instant,
@@ -72,7 +77,7 @@ pub(super) struct Outstanding {
 /// How long an answer is waited for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wait {
-    due: Duration,
+    pub(super) due: Duration,
     repeat: Option<Duration>,
 }
 
@@ -82,8 +87,11 @@ pub(super) enum Expectation {
     /// There is none, or something else came meanwhile, which is as good as an answer.
     None,
     Waiting,
-    /// The probe of this number goes out again.
-    Repeat(u16),
+    /// The probe of this number and length goes out again.
+    Repeat {
+        sequence: u16,
+        size: usize,
+    },
     /// It counts as missed.
     Missed,
 }
@@ -101,6 +109,7 @@ impl Entry {
             next: None,
             backoff: FIRST_BACKOFF,
             taken: None,
+            mtu: Pmtud::default(),
         }
     }
 
@@ -130,9 +139,10 @@ impl Entry {
         };
     }
 
-    pub(super) fn probed(&mut self, sequence: u16, wait: Wait, now: Instant) {
+    pub(super) fn probed(&mut self, sequence: u16, size: usize, wait: Wait, now: Instant) {
         self.outstanding = Some(Outstanding {
             sequence,
+            size,
             sent: now,
             due: now + wait.due,
             repeat: wait.repeat.map(|after| now + after),
@@ -151,6 +161,19 @@ impl Entry {
             self.rtt = Some(self.rtt.map_or(rtt, |old| (old * 7 + rtt) / 8));
         }
         true
+    }
+
+    /// An answer of `size` bytes came on it. If longer ones were lost before it, a path in use gets the benefit of the
+    /// doubt; one that is to be taken is not tried with packets that were lost.
+    pub(super) fn carried(&mut self, size: usize, in_use: bool, now: Instant) {
+        if size >= self.mtu.limit() || in_use {
+            self.mtu.acknowledged(size, now);
+        } else {
+            self.mtu.fall_to(size, now);
+        }
+        if size < self.mtu.limit() {
+            self.mtu.doubt(now);
+        }
     }
 
     /// Something came on it. A probe under way stays, for the round trip.
@@ -177,14 +200,19 @@ impl Entry {
         if probe.due > now {
             let repeat = probe.repeat.take_if(|at| *at <= now).filter(|_| !heard);
             probe.repeated |= repeat.is_some();
-            return repeat.map_or(Expectation::Waiting, |_| {
-                Expectation::Repeat(probe.sequence)
+            let (sequence, size) = (probe.sequence, probe.size);
+            return repeat.map_or(Expectation::Waiting, |_| Expectation::Repeat {
+                sequence,
+                size,
             });
         }
         self.outstanding = None;
         if heard {
+            // Something shorter, perhaps.
+            self.mtu.doubt(now);
             return Expectation::None;
         }
+        self.mtu.pause();
         self.misses += 1;
         self.first_miss.get_or_insert(now);
         Expectation::Missed

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use kvpn_wire::pmtud;
+
 use super::choice::MISSES_TO_LEAVE;
 use super::entry::{Entry, Expectation};
 use super::{Action, MISSES_TO_GIVE_UP, Paths};
@@ -28,10 +30,11 @@ impl Paths {
         match entry.expect_answer(now) {
             Expectation::None => {}
             Expectation::Waiting => return,
-            Expectation::Repeat(sequence) => {
+            Expectation::Repeat { sequence, size } => {
                 return self.actions.push_back(Action::Probe {
                     path,
                     sequence,
+                    size,
                     fresh: false,
                 });
             }
@@ -53,17 +56,54 @@ impl Paths {
             Some(entry) => entry.handshake_wait(),
             None => return,
         };
+        let discovers_mtu = self.discovers_mtu;
         let Some(entry) = self.entries.get_mut(&path) else {
             return;
         };
+        let size = match path {
+            Path::Api => 0,
+            // It may be the length that is at fault.
+            Path::Udp(_) if discovers_mtu && (entry.misses % 2 == 1 || entry.mtu.is_in_doubt()) => {
+                pmtud::MIN
+            }
+            Path::Udp(_) => entry.mtu.limit(),
+        };
         self.sequence = self.sequence.wrapping_add(1);
-        entry.probed(self.sequence, wait, now);
+        entry.probed(self.sequence, size, wait, now);
         let fresh = entry.misses >= MISSES_TO_LEAVE;
         self.actions.push_back(Action::Probe {
             path,
             sequence: self.sequence,
+            size,
             fresh,
         });
+    }
+
+    /// Probes of the MTU of the path in use, beside those of whether it works.
+    pub(super) fn probe_mtu(&mut self, now: Instant) {
+        let Some((path, _)) = self.searched() else {
+            return;
+        };
+        let Some(entry) = self.entries.get_mut(&path) else {
+            return;
+        };
+        let patience = entry.wait().due;
+        if let Some(size) = entry.mtu.handle_timeout(patience, now) {
+            self.sequence = self.sequence.wrapping_add(1);
+            self.actions.push_back(Action::Probe {
+                path,
+                sequence: self.sequence,
+                size,
+                fresh: false,
+            });
+        }
+    }
+
+    /// The path whose MTU is looked for: the UDP path in use, while it works.
+    pub(super) fn searched(&self) -> Option<(Path, &Entry)> {
+        let path = self.current.filter(|path| *path != Path::Api)?;
+        let entry = self.entries.get(&path)?;
+        (self.discovers_mtu && self.is_healthy()).then_some((path, entry))
     }
 
     /// When `path` is to be probed, if no probe is under way.

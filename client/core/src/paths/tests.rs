@@ -17,7 +17,7 @@ struct Rig {
     /// With the round trip of each.
     answering: BTreeMap<Path, Duration>,
     /// Answers on their way.
-    answers: Vec<(Instant, Path, u16)>,
+    answers: Vec<(Instant, Path, u16, usize)>,
     told: Vec<(Duration, Event)>,
     probes: Vec<(Duration, Path)>,
 }
@@ -34,7 +34,7 @@ impl Rig {
             .map(|address| address.parse().unwrap())
             .collect();
         let mut rig = Self {
-            paths: Paths::new(choice, &candidates, start),
+            paths: Paths::new(choice, true, &candidates, start),
             now: start,
             start,
             answering: answering
@@ -77,10 +77,15 @@ impl Rig {
     fn act(&mut self) {
         while let Some(action) = self.paths.poll_action() {
             match action {
-                Action::Probe { path, sequence, .. } => {
+                Action::Probe {
+                    path,
+                    sequence,
+                    size,
+                    ..
+                } => {
                     self.probes.push((self.now - self.start, path));
                     if let Some(rtt) = self.answering.get(&path) {
-                        self.answers.push((self.now + *rtt, path, sequence));
+                        self.answers.push((self.now + *rtt, path, sequence, size));
                     }
                 }
                 Action::Tell(event) => self.told.push((self.now - self.start, event)),
@@ -109,11 +114,11 @@ impl Rig {
                     .iter()
                     .position(|(at, ..)| *at == next)
                     .unwrap();
-                let (_, path, sequence) = self.answers.remove(at);
+                let (_, path, sequence, size) = self.answers.remove(at);
                 let handshake = !self.paths.established();
                 self.paths.received(path, next);
                 if !handshake {
-                    self.paths.probe_answered(path, sequence, next);
+                    self.paths.probe_answered(path, sequence, size, next);
                 }
             } else {
                 self.paths.handle_timeout(next);

@@ -23,6 +23,9 @@ impl Session {
     }
 
     fn send_on(&mut self, path: Path, packet: &[u8], now: Instant) {
+        if self.is_too_long(path, packet.len()) {
+            return self.send_too_long(path, packet, now);
+        }
         if self.seal_to(path, packet, now) {
             self.paths.data_sent(now);
         }
@@ -33,7 +36,7 @@ impl Session {
         }
     }
 
-    fn working_path(&self) -> Option<Path> {
+    pub(super) fn working_path(&self) -> Option<Path> {
         self.paths.current().filter(|_| self.paths.established())
     }
 
@@ -147,8 +150,14 @@ impl Session {
             return Ok(());
         }
         let mut packets = Split::new(packet, segmentation)?;
+        let longest = packets.max_len();
         let mut segment = std::mem::take(&mut self.segment);
         while let Some(n) = packets.next(&mut segment) {
+            // One refusal is enough for all of them.
+            if self.refuses(&segment[..n], longest) {
+                self.refuse(&segment[..n]);
+                break;
+            }
             self.send(&segment[..n], now);
         }
         self.segment = segment;

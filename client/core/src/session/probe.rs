@@ -1,15 +1,16 @@
 //! A session's own echo requests to the gateway's end of the tunnel, by which its paths are judged.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use kvpn_wire::control::TunnelAddresses;
 use kvpn_wire::packet::{IcmpMessage, Ip, build};
+use kvpn_wire::pmtud;
 
 use super::Session;
 use crate::event::Path;
 
-/// A probe on `api` as an IPv6 packet: headers and what tells it from a program's ping. On UDP a probe is as long as the
-/// longest packet, so that a path which loses those is not taken.
+/// A probe on `api` as an IPv6 packet: headers, what tells it from a program's ping, and the limit.
 const MIN_PROBE: usize = 64;
 
 /// What tells a probe's answer from a program's ping.
@@ -35,32 +36,48 @@ impl Session {
         let between_ends = self
             .addresses
             .iter()
-            .any(|ends| ends.gateway == ip.src() && ends.client == ip.dst());
+            .any(|ends| ends.gateway == ip.src() && self.prober(ends) == ip.dst());
         (ours && between_ends).then_some(sequence)
     }
 
     /// A round trip: an echo request to the gateway's end. Without a session the handshake is one.
-    pub(super) fn make_probe(&mut self, path: Path, sequence: u16, now: Instant) {
+    pub(super) fn make_probe(&mut self, path: Path, sequence: u16, size: usize, now: Instant) {
         let has_session = self.tunnel.has_session(now);
         if let Some(ends) = self.addresses.first().filter(|_| has_session).copied()
-            && let Some(packet) = self.probe_packet(&ends, path, sequence)
+            && let Some(packet) = self.probe_packet(&ends, path, sequence, size)
         {
             self.seal_to(path, &packet, now);
         }
     }
 
-    fn probe_packet(&self, ends: &TunnelAddresses, path: Path, sequence: u16) -> Option<Vec<u8>> {
-        let len = match path {
-            Path::Api => MIN_PROBE,
-            Path::Udp(_) => self.mtu,
-        };
+    /// Where probes come from. A gateway that believes what they say of the MTU takes it from the stub's address only, which no
+    /// program can send from.
+    fn prober(&self, ends: &TunnelAddresses) -> IpAddr {
+        if self.path_mtu {
+            ends.dns_stub
+        } else {
+            ends.client
+        }
+    }
+
+    fn probe_packet(
+        &self,
+        ends: &TunnelAddresses,
+        path: Path,
+        sequence: u16,
+        size: usize,
+    ) -> Option<Vec<u8>> {
+        let len = size.max(MIN_PROBE);
         let headers = if ends.client.is_ipv4() { 28 } else { 48 };
         let mut payload = self.probe.magic.to_vec();
-        payload.resize(len.saturating_sub(headers).max(payload.len()), 0);
+        payload.resize(len.saturating_sub(headers).max(pmtud::MIN_PAYLOAD), 0);
+        // Of the path that it goes on: the gateway sends where it was last heard.
+        let limit = self.paths.limit_of(path).unwrap_or(self.limit);
+        pmtud::write_limit(&mut payload, limit);
         let mut packet = vec![0; headers + payload.len()];
         let ident = self.probe.ident;
         build::icmp_echo_request(
-            ends.client,
+            self.prober(ends),
             ends.gateway,
             ident,
             sequence,

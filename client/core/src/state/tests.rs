@@ -385,3 +385,88 @@ fn what_finds_no_room_waits_in_pieces_and_small_flows_do_not_wait_for_large_ones
     rig.client.handle_timeout(rig.now);
     assert!(rig.client.status(rig.now).drops.is_empty());
 }
+
+const NODE: &str = "192.0.2.1:51820";
+
+/// A client on UDP, with IPv6 as well, whose path carries 1200 bytes.
+fn narrow() -> Rig {
+    let mut config = config();
+    config.carrier = CarrierChoice::Udp;
+    config.udp_candidates = vec![NODE.parse().unwrap()];
+    config.grant.path_mtu = true;
+    config.grant.addresses.push(TunnelAddresses {
+        gateway: ip("fd6b:7670:6e00::1"),
+        client: ip("fd6b:7670:6e00::2"),
+        dns_stub: ip("fd6b:7670:6e00::3"),
+    });
+    let mut rig = Rig::unconnected(config);
+    rig.alive.insert(Path::Udp(NODE.parse().unwrap()));
+    rig.longest = 1200 + 32;
+    rig.client.network_changed(rig.now);
+    rig.settle();
+    rig.run(10_000);
+    assert_eq!(rig.client.status(rig.now).mtu, 1200);
+    rig
+}
+
+/// The MTU in what programs are told, packet by packet.
+fn refusals(rig: &mut Rig) -> Vec<u32> {
+    let packets = rig.tun.drain(..);
+    let mtu = |packet: Vec<u8>| match Ip::parse(&packet).unwrap().icmp().unwrap().message() {
+        IcmpMessage::PacketTooBig { mtu, .. } => mtu,
+        other => panic!("{other:?}"),
+    };
+    packets.map(mtu).collect()
+}
+
+#[test]
+fn what_is_too_long_for_the_path_is_refused() {
+    let mut rig = narrow();
+    let to = |len: usize| udp(at(CLIENT, 4000), at(POD, 80), &vec![1; len - 28]);
+    rig.send(&to(1200));
+    assert_eq!(rig.gateway_received(), Some(to(1200)));
+    rig.send(&to(1201));
+    assert_eq!(
+        (rig.gateway_received(), refusals(&mut rig)),
+        (None, vec![1200])
+    );
+    let v6 = |len: usize| {
+        udp(
+            at("fd6b:7670:6e00::2", 4),
+            at("fd00::9", 5),
+            &vec![1; len - 48],
+        )
+    };
+    rig.send(&v6(1281));
+    assert_eq!(
+        (rig.gateway_received(), refusals(&mut rig)),
+        (None, vec![1280])
+    );
+    assert_eq!(rig.client.status(rig.now).drops["too_long"], 2);
+    // A sender that was told 1280 cuts no finer: that is done here.
+    rig.send(&v6(1280));
+    let fragments: Vec<Vec<u8>> = std::iter::from_fn(|| rig.gateway_received()).collect();
+    assert_eq!(fragments.len(), 2);
+    assert!(fragments.iter().all(|fragment| fragment.len() <= 1200));
+    assert!(rig.tun.is_empty());
+}
+
+#[test]
+fn one_refusal_answers_a_super_packet() {
+    let mut rig = narrow();
+    let segment = build::Segment {
+        window: 500,
+        payload: &[7; 13_000],
+        ..build::Segment::default()
+    };
+    let mut super_packet = vec![0; 13_040];
+    build::tcp(at(CLIENT, 4000), at(POD, 80), &segment, &mut super_packet).unwrap();
+    let segmentation = Segmentation::Tcp { size: 1300 };
+    rig.client
+        .handle_tun_packet(&super_packet, segmentation, rig.now);
+    rig.settle();
+    assert_eq!(
+        (rig.gateway_received(), refusals(&mut rig)),
+        (None, vec![1200])
+    );
+}

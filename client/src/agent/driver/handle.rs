@@ -104,6 +104,7 @@ pub(crate) fn fill(report: &mut SessionReport, reading: &Reading) {
         received_bytes: status.received_bytes,
         flows: status.flows,
         rtt_millis: status.rtt.map(millis),
+        mtu: Some(status.mtu),
         handshake_seconds: status.handshake_age.map(|age| age.as_secs()),
         dropped: status
             .drops

@@ -191,6 +191,7 @@ async fn drive(mut command_rx: mpsc::Receiver<Command>, works: Arc<AtomicBool>) 
                 established: true,
                 handshake_age: None,
                 rtt: None,
+                mtu: 1360,
                 sent_bytes: 0,
                 received_bytes: 0,
                 flows: 0,

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
-use kvpn_wire::TUNNEL_MTU;
 use kvpn_wire::control::{
     CreateSession, Datapath, Limits, SUPPORTED, SessionGrant, SessionStatus, VERSION,
 };
+use kvpn_wire::pmtud;
 use kvpn_wire::wireguard::{PresharedKey, Tunnel, TunnelConfig};
 use rand::Rng as _;
 
@@ -168,7 +168,7 @@ impl GatewayState {
             preshared: Some(preshared.clone()),
             index: index.0,
             persistent_keepalive: None,
-            mtu: TUNNEL_MTU,
+            mtu: pmtud::MAX,
             jitter_seed: self.random.next_u64(),
             limiter: None,
         };
@@ -210,7 +210,7 @@ impl GatewayState {
             gateway_public_key: self.public,
             preshared_key: session.preshared.clone(),
             addresses: vec![session.block.v4(), session.block.v6()],
-            mtu: TUNNEL_MTU as u16,
+            mtu: pmtud::BASE as u16,
             datapath,
             datapath_note: config.datapath_note.clone(),
             offload: None,
@@ -223,6 +223,7 @@ impl GatewayState {
             },
             super_packets: true,
             stream_control: true,
+            path_mtu: true,
         }
     }
 }

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use kvpn_netstack::{Config as StackConfig, Netstack};
-use kvpn_wire::TUNNEL_MTU;
 use kvpn_wire::offload::{Coalescer, Segmentation, Split};
 use kvpn_wire::packet::{IcmpMessage, Ip, build};
+use kvpn_wire::pmtud;
 use kvpn_wire::wireguard::{Admission, Kind, MAX_HANDSHAKE, Opened, classify, initiator};
 
 use super::{GatewayState, outward::clamp_mss};
@@ -153,10 +153,10 @@ impl GatewayState {
             Way::Userspace => {
                 let is_first = session.netstack.is_none();
                 let limits = &self.config.limits;
-                let seed = session.netstack_seed;
+                let (mtu, seed) = (session.limit(), session.netstack_seed);
                 let netstack = session
                     .netstack
-                    .get_or_insert_with(|| new_netstack(limits, seed, now));
+                    .get_or_insert_with(|| new_netstack(limits, mtu, seed, now));
                 if !hand_over(netstack, packet, segmentation, now) {
                     session.count(DropReason::Malformed, &mut self.output);
                 }
@@ -165,10 +165,11 @@ impl GatewayState {
                 }
             }
             Way::Kernel => {
-                clamp_mss(packet);
+                clamp_mss(packet, session.limit());
                 return true;
             }
             Way::Echo { ident, sequence } => self.echo(index, &ip, ident, sequence, now),
+            Way::Probe { ident, sequence } => self.answer_probe(index, &ip, ident, sequence, now),
             Way::Refused(reason) => self.refuse(index, packet, reason, now),
             Way::Dropped(reason) => session.count(reason, &mut self.output),
         }
@@ -192,7 +193,33 @@ impl GatewayState {
         }
     }
 
-    /// Answers an echo request to the gateway's tunnel address: the client's probe of the path.
+    /// Answers a probe of the client's, as long as it came, and takes note of the limit in it.
+    fn answer_probe(
+        &mut self,
+        index: SessionIndex,
+        ip: &Ip<'_>,
+        ident: u16,
+        sequence: u16,
+        now: Instant,
+    ) {
+        let (Some(IcmpMessage::EchoRequest { payload, .. }), Some(session)) = (
+            ip.icmp().map(|icmp| icmp.message()),
+            self.sessions.session_mut(index),
+        ) else {
+            return;
+        };
+        if let Some(limit) = pmtud::read_limit(payload) {
+            session.set_limit(limit);
+        }
+        let (src, dst) = (ip.dst(), ip.src());
+        let answer = &mut self.answer;
+        if let Some(n) = build::icmp_echo_reply(src, dst, ident, sequence, payload, answer) {
+            session.seal(&answer[..n], &mut self.output, now);
+        }
+        self.touch(index);
+    }
+
+    /// Answers an echo request to the gateway's tunnel address: a program's, or an older client's probe of the path.
     fn echo(&mut self, index: SessionIndex, ip: &Ip<'_>, ident: u16, sequence: u16, now: Instant) {
         let Some(IcmpMessage::EchoRequest { payload, .. }) = ip.icmp().map(|icmp| icmp.message())
         else {
@@ -253,9 +280,9 @@ fn hand_over(
     true
 }
 
-fn new_netstack(limits: &Limits, seed: u64, now: Instant) -> Box<Netstack> {
+fn new_netstack(limits: &Limits, mtu: usize, seed: u64, now: Instant) -> Box<Netstack> {
     let config = StackConfig {
-        mtu: TUNNEL_MTU,
+        mtu,
         max_flows: limits.max_flows as usize,
         tcp_buffer: limits.tcp_buffer,
         memory: limits.tcp_memory,

@@ -5,9 +5,8 @@
 
 use std::time::Instant;
 
-use kvpn_wire::TUNNEL_MTU;
 use kvpn_wire::offload::{Abilities, Segmentation, trailer};
-use kvpn_wire::packet;
+use kvpn_wire::{packet, pmtud};
 
 use super::GatewayState;
 use crate::event::SessionIndex;
@@ -37,7 +36,9 @@ impl GatewayState {
             self.output.totals.drops.count(DropReason::UnknownAddress);
             return;
         };
-        clamp_mss(packet);
+        if let Some(session) = self.sessions.session(index) {
+            clamp_mss(packet, session.limit());
+        }
         self.send(index, packet, segmentation, now);
     }
 
@@ -61,7 +62,7 @@ impl GatewayState {
     /// piece at most, it has to take as well, and handshakes. Holds until it is said again; a path of which nothing was said
     /// takes everything. What finds no room waits: flows in their sockets, the kernel's packets in a queue for each flow.
     pub fn path_room(&mut self, path: Path, bytes: usize, piece: usize) {
-        let piece = piece.clamp(TUNNEL_MTU, trailer::MAX_SUPER);
+        let piece = piece.clamp(pmtud::MAX, trailer::MAX_SUPER);
         for index in self.rooms.set(path, Room { left: bytes, piece }) {
             self.make_ready(index);
         }
@@ -135,12 +136,12 @@ impl GatewayState {
     }
 }
 
-/// Makes TCP choose segments that fit the tunnel, whatever MTU the ends have.
-pub(super) fn clamp_mss(packet: &mut [u8]) {
+/// Makes TCP choose segments that fit the session's path, whatever MTU the ends have.
+pub(super) fn clamp_mss(packet: &mut [u8], limit: usize) {
     let headers = if packet.first().is_some_and(|byte| byte >> 4 == 6) {
         60
     } else {
         40
     };
-    packet::clamp_mss(packet, (TUNNEL_MTU - headers) as u16);
+    packet::clamp_mss(packet, (limit - headers) as u16);
 }
