@@ -25,6 +25,7 @@ mod session;
 mod sessions;
 mod shard;
 mod state;
+mod strangers;
 mod way;
 
 pub use config::{Config, KernelFamilies, Limits};
@@ -34,4 +35,5 @@ pub use output::{DropReason, Drops};
 pub use path::{Path, StreamId, Transmit};
 pub use policy::{Forbidden, Policy};
 pub use shard::{MAX_SHARDS, Shard};
-pub use state::{GatewayState, Refused, Snapshot};
+pub use state::{Elsewhere, GatewayState, Refused, Snapshot};
+pub use strangers::Stranger;

@@ -84,6 +84,13 @@ impl Drops {
         *self.0.entry(drop).or_default() += 1;
     }
 
+    /// Adds all that `other` counted.
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (drop, count) in other.iter() {
+            *self.0.entry(drop).or_default() += count;
+        }
+    }
+
     /// How often `drop` happened.
     pub fn of(&self, drop: DropReason) -> u64 {
         self.0.get(&drop).copied().unwrap_or(0)

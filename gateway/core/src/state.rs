@@ -25,6 +25,7 @@ use crate::rooms::Rooms;
 use crate::schedule::Schedule;
 use crate::session::Session;
 use crate::sessions::Sessions;
+use crate::strangers::Strangers;
 
 pub use control::Refused;
 
@@ -56,8 +57,21 @@ pub struct GatewayState {
     rooms: Rooms,
     /// Where answers are built; kept to spare an allocation a packet.
     answer: Vec<u8>,
+    /// Initiations whose senders have no session here.
+    strangers: Strangers,
+    /// What the gateway's other parts have.
+    elsewhere: Elsewhere,
     /// Counts of flows that ended sessions dropped.
     ended_drops: BTreeMap<&'static str, u64>,
+}
+
+/// What the other parts of a gateway have (see [`Shard`](crate::Shard)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// Sessions.
+    pub sessions: usize,
+    /// Sessions among them that have flows of the userspace datapath.
+    pub with_flows: usize,
 }
 
 /// Counts for metrics.
@@ -77,6 +91,28 @@ pub struct Snapshot {
     pub drops: Drops,
     /// What the userspace datapath dropped, by its own reasons.
     pub userspace_drops: BTreeMap<&'static str, u64>,
+}
+
+impl Snapshot {
+    /// Adds what another part of the gateway counted.
+    pub fn add(&mut self, other: &Self) {
+        self.sessions += other.sessions;
+        self.sessions_created += other.sessions_created;
+        self.flows.tcp += other.flows.tcp;
+        self.flows.udp += other.flows.udp;
+        self.flows.echo += other.flows.echo;
+        for (sum, more) in [
+            (&mut self.sent, other.sent),
+            (&mut self.received, other.received),
+        ] {
+            sum.0 += more.0;
+            sum.1 += more.1;
+        }
+        self.drops.add(&other.drops);
+        for (name, count) in &other.userspace_drops {
+            *self.userspace_drops.entry(name).or_default() += count;
+        }
+    }
 }
 
 impl GatewayState {
@@ -108,6 +144,8 @@ impl GatewayState {
             ready: VecDeque::new(),
             rooms: Rooms::default(),
             answer: vec![0; MAX_PACKET],
+            strangers: Strangers::default(),
+            elsewhere: Elsewhere::default(),
             ended_drops: BTreeMap::new(),
         }
     }

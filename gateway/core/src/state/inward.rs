@@ -8,13 +8,14 @@ use kvpn_wire::offload::{Coalescer, Segmentation, Split};
 use kvpn_wire::packet::{IcmpMessage, Ip, build};
 use kvpn_wire::wireguard::{Admission, Kind, MAX_HANDSHAKE, Opened, classify, initiator};
 
-use super::{GatewayState, outward::clamp_mss};
+use super::{Elsewhere, GatewayState, outward::clamp_mss};
 use crate::config::Limits;
 use crate::event::SessionIndex;
 use crate::output::DropReason;
 use crate::path::Path;
 use crate::policy::Forbidden;
 use crate::session::MAX_SEGMENT;
+use crate::strangers::Stranger;
 use crate::way::{Way, way};
 
 /// What a session's TCP buffers may hold however many sessions there are, in bytes.
@@ -54,7 +55,7 @@ impl GatewayState {
         match classify(datagram).ok_or(DropReason::Malformed)? {
             Kind::Initiation => self.initiating(path, datagram, now),
             Kind::Response { receiver } | Kind::Cookie { receiver } | Kind::Data { receiver } => {
-                let index = SessionIndex(receiver >> 8);
+                let index = SessionIndex::of_receiver(receiver);
                 self.sessions
                     .contains(index)
                     .then_some(Some(index))
@@ -86,10 +87,36 @@ impl GatewayState {
             Admission::Refuse(reason) => return Err(DropReason::Rejected(reason)),
         }
         let key = initiator(&self.private, datagram).ok_or(DropReason::Malformed)?;
-        self.sessions
-            .with_key(&key)
-            .map(Some)
-            .ok_or(DropReason::UnknownSession)
+        match self.sessions.with_key(&key) {
+            Some(index) => Ok(Some(index)),
+            None if self.config.shard.count() > 1 => self
+                .strangers
+                .note(path, key, datagram)
+                .map(|()| None)
+                .ok_or(DropReason::QueueFull),
+            None => Err(DropReason::UnknownSession),
+        }
+    }
+
+    /// Takes an initiation that another part of the gateway has admitted: see [`Stranger`].
+    pub fn handle_stranger(&mut self, stranger: &Stranger, now: Instant) {
+        let Some(index) = self.sessions.with_key(&stranger.key) else {
+            return self.output.totals.drops.count(DropReason::UnknownSession);
+        };
+        let mut packets = std::mem::take(&mut self.output.packets);
+        self.open(
+            index,
+            stranger.path,
+            &stranger.initiation,
+            &mut packets,
+            now,
+        );
+        self.output.packets = packets;
+    }
+
+    /// The next initiation whose sender has no session here: perhaps another part of the gateway has it.
+    pub fn poll_stranger(&mut self) -> Option<Stranger> {
+        self.strangers.next()
     }
 
     /// Opens a datagram where its packet will wait for the TUN, if that is the way it goes.
@@ -175,13 +202,26 @@ impl GatewayState {
         false
     }
 
+    /// What the gateway's other parts have, which counts towards the limits and shares the memory for flows.
+    pub fn set_elsewhere(&mut self, elsewhere: Elsewhere) {
+        let share = self.elsewhere.with_flows != elsewhere.with_flows;
+        self.elsewhere = elsewhere;
+        if share {
+            self.share_memory();
+        }
+    }
+
+    /// How many sessions have, or had, flows of the userspace datapath.
+    pub fn sessions_with_flows(&self) -> usize {
+        let sessions = self.sessions.iter();
+        sessions
+            .filter(|session| session.netstack.is_some())
+            .count()
+    }
+
     /// Gives each session that has flows its part of the memory for them.
     pub(super) fn share_memory(&mut self) {
-        let count = self
-            .sessions
-            .iter()
-            .filter(|session| session.netstack.is_some())
-            .count();
+        let count = self.sessions_with_flows() + self.elsewhere.with_flows;
         let part = (self.config.limits.tcp_memory / count.max(1)).max(LEAST_MEMORY);
         for netstack in self
             .sessions

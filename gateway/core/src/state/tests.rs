@@ -2,6 +2,7 @@
 
 mod client;
 mod room;
+mod shards;
 
 use std::net::SocketAddr;
 use std::time::Duration;
