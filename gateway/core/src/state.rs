@@ -1,6 +1,7 @@
 //! [`GatewayState`]: everything the gateway decides, as one state machine. Each of its doors has a file.
 
 mod control;
+mod elsewhere;
 mod flows;
 mod inward;
 mod outward;
@@ -59,6 +60,8 @@ pub struct GatewayState {
     answer: Vec<u8>,
     /// Initiations whose senders have no session here.
     strangers: Strangers,
+    /// How many sessions have flows of the userspace datapath.
+    with_flows: usize,
     /// What the gateway's other parts have.
     elsewhere: Elsewhere,
     /// Counts of flows that ended sessions dropped.
@@ -145,6 +148,7 @@ impl GatewayState {
             rooms: Rooms::default(),
             answer: vec![0; MAX_PACKET],
             strangers: Strangers::default(),
+            with_flows: 0,
             elsewhere: Elsewhere::default(),
             ended_drops: BTreeMap::new(),
         }

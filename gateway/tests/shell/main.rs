@@ -9,6 +9,7 @@ mod http;
 mod kernel;
 mod laptop;
 mod pod;
+mod shards;
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};

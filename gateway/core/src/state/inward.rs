@@ -8,18 +8,15 @@ use kvpn_wire::offload::{Coalescer, Segmentation, Split};
 use kvpn_wire::packet::{IcmpMessage, Ip, build};
 use kvpn_wire::wireguard::{Admission, Kind, MAX_HANDSHAKE, Opened, classify, initiator};
 
-use super::{Elsewhere, GatewayState, outward::clamp_mss};
+use super::{GatewayState, outward::clamp_mss};
 use crate::config::Limits;
 use crate::event::SessionIndex;
 use crate::output::DropReason;
 use crate::path::Path;
 use crate::policy::Forbidden;
 use crate::session::MAX_SEGMENT;
-use crate::strangers::Stranger;
 use crate::way::{Way, way};
 
-/// What a session's TCP buffers may hold however many sessions there are, in bytes.
-const LEAST_MEMORY: usize = 256 << 10;
 /// The limit on handshakes counts anew this often.
 const LIMITER_PERIOD: Duration = Duration::from_secs(1);
 
@@ -98,29 +95,8 @@ impl GatewayState {
         }
     }
 
-    /// Takes an initiation that another part of the gateway has admitted: see [`Stranger`].
-    pub fn handle_stranger(&mut self, stranger: &Stranger, now: Instant) {
-        let Some(index) = self.sessions.with_key(&stranger.key) else {
-            return self.output.totals.drops.count(DropReason::UnknownSession);
-        };
-        let mut packets = std::mem::take(&mut self.output.packets);
-        self.open(
-            index,
-            stranger.path,
-            &stranger.initiation,
-            &mut packets,
-            now,
-        );
-        self.output.packets = packets;
-    }
-
-    /// The next initiation whose sender has no session here: perhaps another part of the gateway has it.
-    pub fn poll_stranger(&mut self) -> Option<Stranger> {
-        self.strangers.next()
-    }
-
     /// Opens a datagram where its packet will wait for the TUN, if that is the way it goes.
-    fn open(
+    pub(super) fn open(
         &mut self,
         index: SessionIndex,
         path: Path,
@@ -200,36 +176,6 @@ impl GatewayState {
             Way::Dropped(reason) => session.count(reason, &mut self.output),
         }
         false
-    }
-
-    /// What the gateway's other parts have, which counts towards the limits and shares the memory for flows.
-    pub fn set_elsewhere(&mut self, elsewhere: Elsewhere) {
-        let share = self.elsewhere.with_flows != elsewhere.with_flows;
-        self.elsewhere = elsewhere;
-        if share {
-            self.share_memory();
-        }
-    }
-
-    /// How many sessions have, or had, flows of the userspace datapath.
-    pub fn sessions_with_flows(&self) -> usize {
-        let sessions = self.sessions.iter();
-        sessions
-            .filter(|session| session.netstack.is_some())
-            .count()
-    }
-
-    /// Gives each session that has flows its part of the memory for them.
-    pub(super) fn share_memory(&mut self) {
-        let count = self.sessions_with_flows() + self.elsewhere.with_flows;
-        let part = (self.config.limits.tcp_memory / count.max(1)).max(LEAST_MEMORY);
-        for netstack in self
-            .sessions
-            .iter_mut()
-            .filter_map(|session| session.netstack.as_mut())
-        {
-            netstack.set_memory(part);
-        }
     }
 
     /// Answers an echo request to the gateway's tunnel address: the client's probe of the path.
