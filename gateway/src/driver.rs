@@ -6,6 +6,7 @@
 mod api;
 mod echo;
 mod elsewhere;
+mod fairness;
 mod flows;
 mod obey;
 mod parts;
@@ -32,6 +33,7 @@ use crate::commands::Command;
 use crate::http::ControlConnectionsTx;
 use crate::neighbours::Neighbours;
 use api::ApiCarrier;
+use fairness::EMPTYING;
 use flows::Flows;
 use obey::Run;
 use steering::Steering;
@@ -64,6 +66,8 @@ pub(crate) struct Driver {
     /// What the others have, as the state knows it.
     elsewhere: Elsewhere,
     steering: Steering,
+    /// Whether datagrams wait for their session's turn before they are opened.
+    behind: bool,
     udp: UdpCarrier,
     api: ApiCarrier,
     tun: Option<Tun>,
@@ -90,6 +94,7 @@ impl Driver {
             neighbours,
             elsewhere: Elsewhere::default(),
             steering: parts.steering,
+            behind: false,
             udp: parts.udp,
             api: parts.api,
             tun: parts.tun,
@@ -122,6 +127,8 @@ impl Driver {
                 return Ok(());
             }
             self.drain(now);
+            self.open_waiting();
+            self.judge_turn(now);
             self.neighbours.tell_flows(self.state.sessions_with_flows());
         }
     }
@@ -131,6 +138,7 @@ impl Driver {
         let unfinished = self.udp.is_readable()
             || self.api.is_unfinished()
             || self.neighbours.is_unfinished()
+            || self.state.has_waiting()
             || self.flows.is_unfinished()
             || (self.tun.as_ref().is_some_and(Tun::is_readable) && !self.udp.is_blocked());
         if unfinished {
@@ -171,7 +179,9 @@ impl Driver {
     }
 
     fn receive_udp(&mut self, now: Instant) {
-        for _ in 0..RECEPTIONS {
+        let behind = self.behind;
+        let receptions = if behind { EMPTYING } else { RECEPTIONS };
+        for _ in 0..receptions {
             let Self {
                 state,
                 udp,
@@ -180,7 +190,11 @@ impl Driver {
             } = self;
             if !udp.receive(|from, bytes, stride| {
                 neighbours.sort(from, bytes, stride, |bytes| {
-                    state.handle_datagrams(Path::Udp(from), bytes, stride, now);
+                    let path = Path::Udp(from);
+                    match behind {
+                        true => state.queue_datagrams(path, bytes, stride, now),
+                        false => state.handle_datagrams(path, bytes, stride, now),
+                    }
                 });
             }) {
                 return;

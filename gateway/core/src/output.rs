@@ -34,6 +34,8 @@ pub enum DropReason {
     NoPath,
     /// A queue was full.
     QueueFull,
+    /// A session sent more than the gateway could open beside what others sent.
+    Overloaded,
     /// A flow's packets waited too long; the loss tells it to slow down.
     Congested,
     /// The WireGuard session could not seal the packet.
@@ -68,6 +70,7 @@ impl DropReason {
             Self::UnknownAddress => "unknown_address",
             Self::NoPath => "no_path",
             Self::QueueFull => "queue_full",
+            Self::Overloaded => "overloaded",
             Self::Congested => "congested",
             Self::Unsealed => "unsealed",
         }

@@ -3,6 +3,7 @@
 mod control;
 mod elsewhere;
 mod flows;
+mod inbox;
 mod inward;
 mod outward;
 mod timers;
@@ -29,6 +30,7 @@ use crate::sessions::Sessions;
 use crate::strangers::Strangers;
 
 pub use control::Refused;
+use inbox::Inbox;
 
 /// Handshakes a second that are answered without asking for proof of the source address. One costs about 0.2 ms.
 const HANDSHAKES_A_SECOND: u64 = 500;
@@ -58,6 +60,9 @@ pub struct GatewayState {
     rooms: Rooms,
     /// Where answers are built; kept to spare an allocation a packet.
     answer: Vec<u8>,
+    /// Datagrams that wait to be opened; there once there were any.
+    inbox: Option<Box<Inbox>>,
+    inbox_seed: u64,
     /// Initiations whose senders have no session here.
     strangers: Strangers,
     /// How many sessions have flows of the userspace datapath.
@@ -129,7 +134,8 @@ impl GatewayState {
         for _ in 0..=config.shard.number() {
             random.fill_bytes(&mut seed);
         }
-        let random = StdRng::from_seed(seed);
+        let mut random = StdRng::from_seed(seed);
+        let inbox_seed = random.next_u64();
         let public = private.public();
         Self {
             policy: Policy::new(&config),
@@ -147,6 +153,8 @@ impl GatewayState {
             ready: VecDeque::new(),
             rooms: Rooms::default(),
             answer: vec![0; MAX_PACKET],
+            inbox: None,
+            inbox_seed,
             strangers: Strangers::default(),
             with_flows: 0,
             elsewhere: Elsewhere::default(),
