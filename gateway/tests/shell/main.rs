@@ -253,6 +253,29 @@ fn udp_is_answered_or_refused() {
 }
 
 #[test]
+fn a_refused_datagram_leaves_no_socket() {
+    let pod = Pod::start(&[]);
+    let mut laptop = pod.laptop(1);
+    // Nobody else's test sends there.
+    let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 7));
+    let mut packet = [0; 100];
+    let source = SocketAddr::new(laptop.client(), 4000);
+    for _ in 0..5 {
+        let length = build::udp(source, nobody, b"nobody", &mut packet).unwrap();
+        laptop.packets.clear();
+        laptop.send_packet(&packet[..length]);
+        laptop.packet("port unreachable", |packet| {
+            let icmp = Ip::parse(packet).ok()?.icmp()?.message();
+            matches!(icmp, IcmpMessage::Unreachable { code: 3, .. }).then_some(())
+        });
+    }
+    laptop.until("the last socket to be closed", |_| {
+        let sockets = std::fs::read_to_string("/proc/self/net/udp").unwrap();
+        (!sockets.contains(" 0100007F:0007 ")).then_some(())
+    });
+}
+
+#[test]
 fn dns_goes_to_the_pods_nameserver() {
     let (address, _thread) = nameserver();
     let pod = Pod::start(&[address]);
