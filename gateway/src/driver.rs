@@ -169,7 +169,10 @@ impl Driver {
         self.receive_udp(now);
         for _ in 0..self.api.readable() {
             let shard = self.neighbours.shard();
-            if let Some((part, stream)) = self.api.receive_next(shard, &mut self.state, now) {
+            let strayed = self
+                .api
+                .receive_next(shard, self.behind, &mut self.state, now);
+            if let Some((part, stream)) = strayed {
                 self.hand_stream_over(part, stream, None);
             }
             self.write_tun();

@@ -22,8 +22,9 @@ use super::{FIRST, LISTENER};
 
 /// Streams of one driver at the same time.
 const MAX_STREAMS: usize = 4096;
-/// Bytes of one stream that are read before others have their turn.
+/// Bytes of one stream that are read before others have their turn, and while the driver is behind.
 const READ: usize = 256 << 10;
+const READ_BEHIND: usize = 32 << 10;
 /// Unsent bytes above which datagrams are dropped: what a path without room still gets are answers of the gateway itself.
 const OVERFLOW: usize = 1 << 20;
 
@@ -148,17 +149,20 @@ impl ApiCarrier {
     }
 
     /// Receives a bounded number of datagrams from the stream whose turn it is; what is for a session of another part than `shard`
-    /// makes the stream that part's.
+    /// makes the stream that part's. `behind`: others wait, and it is read in smaller portions.
     pub(crate) fn receive_next(
         &mut self,
         shard: Shard,
+        behind: bool,
         state: &mut GatewayState,
         now: Instant,
     ) -> Option<(u8, StreamId)> {
         let id = self.readable.pop_front()?;
         let stream = self.streams.get_mut(&id)?;
         let path = Path::Api(id);
-        if let Err(error) = stream.receive(&mut self.buffer, path, shard, state, now) {
+        let most = if behind { READ_BEHIND } else { READ };
+        let buffer = &mut self.buffer[..most];
+        if let Err(error) = stream.receive(buffer, path, shard, state, now) {
             self.close(id, &error, state);
             return None;
         }
