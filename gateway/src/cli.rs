@@ -7,6 +7,7 @@ use std::str::FromStr;
 use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, ValueEnum};
 use ipnetwork::IpNetwork;
+use kvpn_gateway_core::MAX_SHARDS;
 use kvpn_wire::{API_CARRIER_PORT, CONTROL_PORT, HEALTH_PORT, WIREGUARD_PORT};
 
 /// The kvpn gateway: WireGuard in, cluster out. It runs in a pod; `kvpn gateway install` puts it there.
@@ -121,6 +122,10 @@ pub struct Bounds {
     /// Flows of one session at the same time.
     #[arg(long, env = "KVPN_MAX_FLOWS", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_flows: u32,
+    /// Threads that move packets, each with a part of the sessions: a power of two, or rounded down to one. One for each core that
+    /// the pod may use, up to 8, if nothing is said.
+    #[arg(long, env = "KVPN_SHARDS", value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_SHARDS)))]
+    pub shards: Option<u8>,
 }
 
 /// What the pod knows of itself; the manifest fills it in. What is no address here is left out, with a line in the

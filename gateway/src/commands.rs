@@ -1,17 +1,22 @@
-//! What the HTTP side asks of the driver: a bounded channel, a waker, an answer each.
+//! What the HTTP side asks of the drivers: for each a bounded channel and a waker; an answer each. Who asks need not know which driver
+//! has a session.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use kvpn_gateway_core::{Refused, SessionIndex, Snapshot};
+use futures::future::try_join_all;
+use kvpn_gateway_core::{Refused, SessionIndex, Shard, Snapshot};
 use kvpn_wire::control::{CreateSession, SessionGrant, SessionStatus};
 use mio::Waker;
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
 
-/// Requests that may wait for the driver.
+use crate::directory::Directory;
+use crate::neighbours::HandedOver;
+
+/// Requests that may wait for a driver.
 const WAITING: usize = 64;
-/// The driver answers in microseconds; if it does not answer at all, it is dead.
+/// A driver answers in microseconds; if it does not answer at all, it is dead.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// One request.
@@ -26,15 +31,32 @@ pub(crate) enum Command {
     Status(SessionIndex, oneshot::Sender<Option<SessionStatus>>),
     /// End a session; whether there was one.
     End(SessionIndex, oneshot::Sender<bool>),
-    /// Count, and tell what the kernel does for the data path.
-    Snapshot(oneshot::Sender<(Snapshot, String)>),
+    /// Count.
+    Report(oneshot::Sender<Report>),
     /// Stop the driver.
     Stop,
 }
 
-/// HTTP's end: commands --> driver.
+/// What one driver counted.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) snapshot: Snapshot,
+    /// What the kernel does for the data path, in words.
+    pub(crate) offload: String,
+    pub(crate) handed_over: HandedOver,
+}
+
+/// HTTP's end: commands --> drivers.
 #[derive(Debug, Clone)]
 pub(crate) struct Commands {
+    drivers: Arc<[Door]>,
+    directory: Arc<Directory>,
+    /// One session is created at a time, so that its driver knows what the others have.
+    creating: Arc<Mutex<()>>,
+}
+
+#[derive(Debug)]
+struct Door {
     sender: SyncSender<Command>,
     waker: Arc<Waker>,
 }
@@ -45,20 +67,87 @@ pub(crate) struct Commands {
 pub(crate) struct Unanswered;
 
 impl Commands {
-    /// Both ends; `waker` wakes the driver's poll.
-    pub(crate) fn new(waker: Waker) -> (Self, Receiver<Command>) {
-        let (sender, receiver) = sync_channel(WAITING);
-        (
-            Self {
-                sender,
-                waker: Arc::new(waker),
-            },
-            receiver,
-        )
+    /// All ends; the wakers wake the drivers' polls, in the order of their parts.
+    pub(crate) fn new(
+        wakers: &[Arc<Waker>],
+        directory: Arc<Directory>,
+    ) -> (Self, Vec<Receiver<Command>>) {
+        let (drivers, receivers): (Vec<_>, _) = wakers
+            .iter()
+            .map(|waker| {
+                let (sender, receiver) = sync_channel(WAITING);
+                let waker = Arc::clone(waker);
+                (Door { sender, waker }, receiver)
+            })
+            .unzip();
+        let commands = Self {
+            drivers: drivers.into(),
+            directory,
+            creating: Arc::default(),
+        };
+        (commands, receivers)
     }
 
+    /// Creates or renews a session where it belongs. A part without addresses that suit the client sends it on to the next.
+    pub(crate) async fn create(
+        &self,
+        request: CreateSession,
+    ) -> Result<Result<SessionGrant, Refused>, Unanswered> {
+        let _alone = self.creating.lock().await;
+        let mut answer = Err(Refused::NoAddresses);
+        for part in self.directory.candidates(&request) {
+            let request = Box::new(request.clone());
+            answer = self.drivers[usize::from(part)]
+                .ask(|answer| Command::Create(request, answer))
+                .await?;
+            if answer != Err(Refused::NoAddresses) {
+                break;
+            }
+        }
+        Ok(answer)
+    }
+
+    /// How a session does; `None` when there is none.
+    pub(crate) async fn status(
+        &self,
+        session: SessionIndex,
+    ) -> Result<Option<SessionStatus>, Unanswered> {
+        let driver = self.driver_of(session);
+        driver.ask(|answer| Command::Status(session, answer)).await
+    }
+
+    /// Ends a session; whether there was one.
+    pub(crate) async fn end(&self, session: SessionIndex) -> Result<bool, Unanswered> {
+        let driver = self.driver_of(session);
+        driver.ask(|answer| Command::End(session, answer)).await
+    }
+
+    /// What each driver counted; all have to answer.
+    pub(crate) async fn reports(&self) -> Result<Vec<Report>, Unanswered> {
+        try_join_all(
+            self.drivers
+                .iter()
+                .map(|driver| driver.ask(Command::Report)),
+        )
+        .await
+    }
+
+    /// Stops the drivers. There is nobody to tell where one is gone already.
+    pub(crate) fn stop(&self) {
+        for driver in self.drivers.iter() {
+            drop(driver.send(Command::Stop));
+        }
+    }
+
+    fn driver_of(&self, session: SessionIndex) -> &Door {
+        let shard = Shard::all(self.drivers.len()).next().unwrap_or_default();
+        &self.drivers[usize::from(shard.of_index(session))]
+    }
+}
+
+impl Door {
     /// Sends what `command` makes of an answering end, and waits for the answer.
-    pub(crate) async fn ask<T>(
+    async fn ask<T>(
         &self,
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> Result<T, Unanswered> {
@@ -70,8 +159,7 @@ impl Commands {
         }
     }
 
-    /// Sends a command that has no answer.
-    pub(crate) fn send(&self, command: Command) -> Result<(), Unanswered> {
+    fn send(&self, command: Command) -> Result<(), Unanswered> {
         self.sender.try_send(command).map_err(|_| Unanswered)?;
         self.waker.wake().map_err(|_| Unanswered)
     }

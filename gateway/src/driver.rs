@@ -1,35 +1,42 @@
-//! The one loop that owns the gateway's state and all its packet sockets. It moves bytes and decides nothing.
+//! The loop that owns one part of the gateway's state and that part's packet sockets. It moves bytes and decides nothing.
 //!
 //! mio is edge-triggered: whoever stops before a socket said "would block" remembers that it is still ready, and
 //! the loop comes back to it without waiting (`unfinished`). Each turn of a socket is bounded, so that none starves the others.
 
 mod api;
 mod echo;
+mod elsewhere;
+mod fairness;
 mod flows;
+mod obey;
 mod parts;
 mod refusal;
+mod steering;
 mod tcp;
 mod tun;
 mod udp;
 mod udp_flow;
 
+pub(crate) use api::Handover;
 pub(crate) use echo::ping_permitted;
-pub(crate) use parts::Parts;
+pub(crate) use parts::{Opening, Parts};
 
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use kvpn_gateway_core::{Config, Event, GatewayState, Path};
-use kvpn_wire::control::{SessionGrant, SessionStatus};
+use kvpn_gateway_core::{Config, Elsewhere, Event, GatewayState, Path};
 use mio::event::Event as Readiness;
 use mio::{Events, Poll, Token};
-use tokio::sync::oneshot;
 
 use crate::commands::Command;
 use crate::http::ControlConnectionsTx;
+use crate::neighbours::Neighbours;
 use api::ApiCarrier;
+use fairness::EMPTYING;
 use flows::Flows;
+use obey::Run;
+use steering::Steering;
 use tun::Tun;
 use udp::UdpCarrier;
 
@@ -43,23 +50,24 @@ const FIRST: usize = 4;
 
 /// Receptions of the `udp` carrier, each of several messages, before others have their turn.
 const RECEPTIONS: usize = 4;
+/// Messages of other drivers before others have their turn.
+const MESSAGES: usize = 64;
 /// Packets read from the TUN before others have their turn.
 const TUN_READS: usize = 64;
 /// Bytes read from the TUN before they are sent: what a processor's cache holds beside everything else.
 const TUN_BYTES: usize = 64 << 10;
-
-/// Whether the loop goes on.
-#[derive(Debug, PartialEq, Eq)]
-enum Run {
-    On,
-    Stop,
-}
 
 /// The driver.
 pub(crate) struct Driver {
     poll: Poll,
     state: GatewayState,
     commands: Receiver<Command>,
+    neighbours: Neighbours,
+    /// What the others have, as the state knows it.
+    elsewhere: Elsewhere,
+    steering: Steering,
+    /// Whether datagrams wait for their session's turn before they are opened.
+    behind: bool,
     udp: UdpCarrier,
     api: ApiCarrier,
     tun: Option<Tun>,
@@ -72,6 +80,7 @@ impl Driver {
         parts: Parts,
         config: Config,
         commands: Receiver<Command>,
+        neighbours: Neighbours,
         control: ControlConnectionsTx,
     ) -> Self {
         let mut state = GatewayState::new(config, clock());
@@ -82,6 +91,10 @@ impl Driver {
             poll: parts.poll,
             state,
             commands,
+            neighbours,
+            elsewhere: Elsewhere::default(),
+            steering: parts.steering,
+            behind: false,
             udp: parts.udp,
             api: parts.api,
             tun: parts.tun,
@@ -107,12 +120,16 @@ impl Driver {
                 self.note_readiness(event, now);
             }
             self.read_carriers(now);
+            self.hear_neighbours(now);
             self.flows.continue_unfinished(&mut self.state, now);
             self.state.handle_timeout(now);
             if self.obey(now) == Run::Stop {
                 return Ok(());
             }
             self.drain(now);
+            self.open_waiting();
+            self.judge_turn(now);
+            self.neighbours.tell_flows(self.state.sessions_with_flows());
         }
     }
 
@@ -120,6 +137,8 @@ impl Driver {
     fn patience(&self) -> Option<Duration> {
         let unfinished = self.udp.is_readable()
             || self.api.is_unfinished()
+            || self.neighbours.is_unfinished()
+            || self.state.has_waiting()
             || self.flows.is_unfinished()
             || (self.tun.as_ref().is_some_and(Tun::is_readable) && !self.udp.is_blocked());
         if unfinished {
@@ -149,7 +168,13 @@ impl Driver {
     fn read_carriers(&mut self, now: Instant) {
         self.receive_udp(now);
         for _ in 0..self.api.readable() {
-            self.api.receive_next(&mut self.state, now);
+            let shard = self.neighbours.shard();
+            let strayed = self
+                .api
+                .receive_next(shard, self.behind, &mut self.state, now);
+            if let Some((part, stream)) = strayed {
+                self.hand_stream_over(part, stream, None);
+            }
             self.write_tun();
         }
         self.api.retry_accepting(self.poll.registry());
@@ -157,10 +182,23 @@ impl Driver {
     }
 
     fn receive_udp(&mut self, now: Instant) {
-        for _ in 0..RECEPTIONS {
-            let Self { state, udp, .. } = self;
+        let behind = self.behind;
+        let receptions = if behind { EMPTYING } else { RECEPTIONS };
+        for _ in 0..receptions {
+            let Self {
+                state,
+                udp,
+                neighbours,
+                ..
+            } = self;
             if !udp.receive(|from, bytes, stride| {
-                state.handle_datagrams(Path::Udp(from), bytes, stride, now)
+                neighbours.sort(from, bytes, stride, |bytes| {
+                    let path = Path::Udp(from);
+                    match behind {
+                        true => state.queue_datagrams(path, bytes, stride, now),
+                        false => state.handle_datagrams(path, bytes, stride, now),
+                    }
+                });
             }) {
                 return;
             }
@@ -204,40 +242,6 @@ impl Driver {
         any
     }
 
-    fn obey(&mut self, now: Instant) -> Run {
-        while let Ok(command) = self.commands.try_recv() {
-            match command {
-                Command::Create(request, answer) => {
-                    let offload = parts::offload(self.tun.as_ref(), &self.udp);
-                    let granted = self.state.create_session(&request, now);
-                    let granted = granted.map(|grant| SessionGrant {
-                        offload: Some(offload),
-                        ..grant
-                    });
-                    reply(answer, granted);
-                }
-                Command::Status(session, answer) => {
-                    let offload = parts::offload(self.tun.as_ref(), &self.udp);
-                    let status = self.state.session_status(session, now);
-                    let status = status.map(|status| SessionStatus {
-                        offload: Some(offload),
-                        ..status
-                    });
-                    reply(answer, status);
-                }
-                Command::End(session, answer) => {
-                    reply(answer, self.state.end_session(session, now));
-                }
-                Command::Snapshot(answer) => {
-                    let offload = parts::offload(self.tun.as_ref(), &self.udp);
-                    reply(answer, (self.state.snapshot(), offload));
-                }
-                Command::Stop => return Run::Stop,
-            }
-        }
-        Run::On
-    }
-
     /// Carries out what the state decided, until it has nothing more.
     fn drain(&mut self, now: Instant) {
         loop {
@@ -259,7 +263,10 @@ impl Driver {
                 self.flows
                     .handle(flow, what, self.poll.registry(), &mut self.state, now)
             }
-            Event::SessionEnded { session } => self.flows.end_session(session),
+            Event::SessionEnded { session, key } => {
+                self.flows.end_session(session);
+                self.note_session(&key);
+            }
         }
     }
 
@@ -283,11 +290,6 @@ impl Driver {
         self.api.flush(&mut self.state);
         sent
     }
-}
-
-/// Whoever asked may have given up waiting; then nobody misses the answer.
-fn reply<T>(answer: oneshot::Sender<T>, value: T) {
-    let _ = answer.send(value);
 }
 
 /// The clock that everything goes by.

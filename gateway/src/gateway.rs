@@ -1,24 +1,27 @@
-//! A whole gateway: its settings, its sockets, its two threads.
+//! A whole gateway: its settings, its sockets, its threads.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use kvpn_gateway_core::{Config, KernelFamilies, Limits, Shard};
 use kvpn_wire::control::{ClusterFacts, Datapath};
 use rand::TryRng as _;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
 
 use crate::cli::{List, Options};
-use crate::commands::{Command, Commands};
-use crate::driver::{Driver, Parts};
+use crate::commands::Commands;
+use crate::directory::Directory;
+use crate::driver::{Driver, Opening, Parts};
 use crate::http::{self, ControlConnections};
-use crate::kernel::Kernel;
+use crate::kernel::Datapaths;
+use crate::neighbours::Neighbours;
 use crate::pod;
+use crate::threads::Drivers;
 
+/// Drivers unless more are asked for: one moves several Gbit/s.
+const MOST_DRIVERS: usize = 8;
 /// Port of DNS.
 const DNS_PORT: u16 = 53;
 
@@ -59,6 +62,16 @@ impl Settings {
         })
     }
 
+    /// The parts of the gateway: as many as it may use cores, unless it is told.
+    fn shards(&self) -> Vec<Shard> {
+        let told = self.options.bounds.shards.map(usize::from);
+        let cores = || {
+            std::thread::available_parallelism().map_or(1, |cores| cores.get().min(MOST_DRIVERS))
+        };
+        Shard::all(told.unwrap_or_else(cores)).collect()
+    }
+
+    /// The configuration of the first part.
     fn core(self, kernel: KernelFamilies, note: Option<String>, udp_port: u16) -> Config {
         Config {
             seed: self.seed,
@@ -81,7 +94,7 @@ impl Settings {
     }
 }
 
-/// A gateway whose driver runs and whose HTTP side waits for [`Gateway::serve`].
+/// A gateway whose drivers run and whose HTTP side waits for [`Gateway::serve`].
 #[derive(Debug)]
 pub struct Gateway {
     /// Where the `udp` carrier listens.
@@ -95,9 +108,7 @@ pub struct Gateway {
     listeners: Listeners,
     commands: Commands,
     connections: ControlConnections,
-    driver: JoinHandle<anyhow::Result<()>>,
-    /// Resolves, to an error, when the driver's thread ended.
-    ended: oneshot::Receiver<Infallible>,
+    drivers: Drivers,
 }
 
 #[derive(Debug)]
@@ -107,7 +118,7 @@ struct Listeners {
 }
 
 impl Gateway {
-    /// Opens all sockets, and the kernel's datapath if it is wanted and possible, and starts the driver.
+    /// Opens all sockets, and the kernel's datapath if it is wanted and possible, and starts the drivers.
     ///
     /// # Errors
     /// When a port is taken.
@@ -117,24 +128,33 @@ impl Gateway {
         let listen = &settings.options.listen;
         let control = listen_on(loopback(listen.control_port), "the control API").await?;
         let health = listen_on_all(listen.health_port, "health and metrics").await?;
-        let (kernel, note) =
-            Kernel::open(settings.options.datapath, settings.options.offload).await;
-        let offload = settings.options.offload.is_on();
-        let carrier = loopback(listen.carrier_port);
-        let parts = Parts::open(carrier, listen.udp_port, kernel, offload)?;
-        let (udp, carrier) = (parts.udp_address()?, parts.carrier_address()?);
-        let (commands, receiver) = Commands::new(parts.waker()?);
+        let shards = settings.shards();
+        let (datapath, offload) = (settings.options.datapath, settings.options.offload);
+        let opening = Opening {
+            carrier: loopback(listen.carrier_port),
+            udp_port: listen.udp_port,
+            offload: offload.is_on(),
+            count: shards[0].count(),
+        };
+        let (kernel, note) = Datapaths::open(datapath, offload, &shards).await;
+        let parts = Parts::open(&opening, kernel.parts)?;
+        let (udp, carrier) = (parts[0].udp_address()?, parts[0].carrier_address()?);
+        let wakers: Vec<_> = parts.iter().map(Parts::waker).collect();
+        let directory = Arc::new(Directory::new(opening.count));
+        let (commands, receivers) = Commands::new(&wakers, Arc::clone(&directory));
         let (connections_tx, connections) = http::control_connections();
-        let config = settings.core(parts.kernel_families(), note, udp.port());
-        announce(&config, &parts.offload());
-        let (alive, ended) = oneshot::channel();
-        let driver = std::thread::Builder::new()
-            .name("driver".into())
-            .spawn(move || {
-                let _alive: oneshot::Sender<Infallible> = alive;
-                Driver::new(parts, config, receiver, connections_tx).run()
-            })
-            .context("starting the driver's thread")?;
+        let config = settings.core(kernel.families, note, udp.port());
+        announce(&config, &parts[0].offload());
+        let mut drivers = Drivers::default();
+        let neighbours = Neighbours::all(&wakers, &directory);
+        for ((parts, commands), neighbours) in parts.into_iter().zip(receivers).zip(neighbours) {
+            let config = Config {
+                shard: neighbours.shard(),
+                ..config.clone()
+            };
+            let control = connections_tx.clone();
+            drivers.start(Driver::new(parts, config, commands, neighbours, control))?;
+        }
         Ok(Self {
             udp,
             carrier,
@@ -143,35 +163,30 @@ impl Gateway {
             listeners: Listeners { control, health },
             commands,
             connections,
-            driver,
-            ended,
+            drivers,
         })
     }
 
-    /// Serves HTTP until `stop` is done or the driver dies, then stops the driver.
+    /// Serves HTTP until `stop` is done or a driver dies, then stops the drivers.
     ///
     /// # Errors
-    /// What the driver died of.
+    /// What a driver died of.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let Self {
             listeners,
             commands,
             connections,
-            driver,
-            ended,
+            mut drivers,
             ..
         } = self;
         tokio::select! {
             () = stop => {}
             served = http::serve_control(listeners.control, connections, commands.clone()) => served?,
             served = http::serve_health(listeners.health, commands.clone()) => served?,
-            _ = ended => {}
+            () = drivers.ended() => {}
         }
-        // When the driver is gone already there is nobody to tell.
-        drop(commands.send(Command::Stop));
-        driver
-            .join()
-            .map_err(|_| anyhow::anyhow!("the driver panicked"))?
+        commands.stop();
+        drivers.join()
     }
 }
 

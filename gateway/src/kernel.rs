@@ -1,6 +1,7 @@
-//! The kernel's datapath: a TUN whose packets the kernel forwards, and masquerades as the pod.
+//! The kernel's datapath: TUNs whose packets the kernel forwards, and masquerades as the pod. Each part of the gateway has one, and
+//! the kernel routes that part's addresses into it, so that answers come to the part that has the session.
 //!
-//! It needs NET_ADMIN and /dev/net/tun. What it sets up belongs to the pod's network namespace: the TUN goes with the
+//! It needs NET_ADMIN and /dev/net/tun. What it sets up belongs to the pod's network namespace: the TUNs go with the
 //! process, the nftables tables are replaced at the next start.
 
 mod forwarding;
@@ -12,48 +13,56 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 
 use anyhow::Context as _;
-use kvpn_gateway_core::KernelFamilies;
+use kvpn_gateway_core::{KernelFamilies, Shard};
 use kvpn_io::tun::TunOffload;
 
 use crate::cli::{DatapathChoice, Offload};
 
-/// The TUN's name.
+/// What the TUNs' names begin with; the first one's is no longer.
 const NAME: &str = "kvpn-gw";
 /// Where all tunnel addresses are.
 const TUNNEL_V4: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 19, 0, 0), 16);
 const TUNNEL_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfd6b, 0x7670, 0x6e00, 0, 0, 0, 0, 0), 40);
 
-/// The kernel's datapath, ready.
+/// One part's TUN.
 pub(crate) struct Kernel {
     /// The TUN, non-blocking.
     pub(crate) device: OwnedFd,
     /// How packets stand in its reads and writes.
     pub(crate) offload: TunOffload,
-    /// The families that the kernel forwards; not both off.
+}
+
+/// The kernel's datapath of all parts.
+#[derive(Default)]
+pub(crate) struct Datapaths {
+    /// One for each part, or none.
+    pub(crate) parts: Vec<Kernel>,
+    /// The families that the kernel forwards.
     pub(crate) families: KernelFamilies,
 }
 
-impl Kernel {
+impl Datapaths {
     /// Sets the kernel's datapath up if it is wanted and possible. The note says, for users, what is not as asked.
     pub(crate) async fn open(
         choice: DatapathChoice,
         offload: Offload,
-    ) -> (Option<Self>, Option<String>) {
+        shards: &[Shard],
+    ) -> (Self, Option<String>) {
         match choice {
-            DatapathChoice::Userspace => (None, None),
-            DatapathChoice::Auto => match Self::set_up(offload).await {
+            DatapathChoice::Userspace => (Self::default(), None),
+            DatapathChoice::Auto => match Self::set_up(offload, shards).await {
                 Ok(kernel) => kernel.with_note(),
                 Err(error) => {
                     tracing::info!("no kernel datapath: {error:#}");
-                    (None, None)
+                    (Self::default(), None)
                 }
             },
-            DatapathChoice::Kernel => match Self::set_up(offload).await {
+            DatapathChoice::Kernel => match Self::set_up(offload, shards).await {
                 Ok(kernel) => kernel.with_note(),
                 Err(error) => {
                     tracing::warn!("no kernel datapath: {error:#}");
                     (
-                        None,
+                        Self::default(),
                         Some(format!("the kernel datapath is not possible: {error:#}")),
                     )
                 }
@@ -61,23 +70,24 @@ impl Kernel {
         }
     }
 
-    async fn set_up(offload: Offload) -> anyhow::Result<Self> {
-        let (device, offload) = tun::open(NAME, offload)?;
-        routes::set_up(NAME).await?;
+    async fn set_up(offload: Offload, shards: &[Shard]) -> anyhow::Result<Self> {
+        let mut parts = Vec::new();
+        for &shard in shards {
+            let name = name(shard);
+            let (device, offload) = tun::open(&name, offload)?;
+            routes::set_up(&name, shard.ranges()).await?;
+            parts.push(Kernel { device, offload });
+        }
         let families = forwarding::enable(NAME).await?;
         anyhow::ensure!(
             families.any(),
             "forwarding is off and cannot be switched on"
         );
         netfilter::install(NAME, families).context("setting nftables rules")?;
-        Ok(Self {
-            device,
-            offload,
-            families,
-        })
+        Ok(Self { parts, families })
     }
 
-    fn with_note(self) -> (Option<Self>, Option<String>) {
+    fn with_note(self) -> (Self, Option<String>) {
         let note = match self.families {
             KernelFamilies {
                 v4: true,
@@ -93,6 +103,13 @@ impl Kernel {
                 v6: false,
             } => None,
         };
-        (Some(self), note.map(str::to_owned))
+        (self, note.map(str::to_owned))
+    }
+}
+
+fn name(shard: Shard) -> String {
+    match shard.number() {
+        0 => NAME.to_owned(),
+        number => format!("{NAME}{number}"),
     }
 }

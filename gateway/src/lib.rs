@@ -1,15 +1,19 @@
 //! The gateway's shell: sockets, threads, clock and environment around `kvpn-gateway-core`, which decides.
 //!
-//! Two threads: the driver (a `mio` loop that owns the core's state, the carriers, the flows' sockets and the TUN) and
-//! HTTP (control API and health, on tokio). They speak through a bounded channel. A library only so that tests can start it.
+//! Threads: the drivers, one for each part of the sessions (a `mio` loop that owns that part of the core's state, its carriers, its flows'
+//! sockets and its TUN), and HTTP (control API and health, on tokio). They speak through bounded channels. A library only so that tests can
+//! start it.
 
 pub mod cli;
 mod commands;
+mod directory;
 mod driver;
 mod gateway;
 mod http;
 mod kernel;
+mod neighbours;
 mod pod;
+mod threads;
 
 pub use gateway::{Gateway, Settings};
 

@@ -3,7 +3,7 @@
 //!
 //! What waits is plaintext: a dropped ciphertext would cost a counter and say nothing sooner. Memory is bounded in packets and bytes; beyond
 //! that the fattest flow loses its oldest packets. The clock is the caller's, and so is the seed that keeps flows from choosing their queue.
-//! It must not know where the packets go.
+//! It must not know where the packets go. What is no IP packet waits there, too, if whoever has it says what belongs together.
 
 mod buffers;
 mod codel;
@@ -118,6 +118,17 @@ impl<T> FqCodel<T> {
 
     /// Lets an IP packet wait. Where there is no room, the oldest packets of the fattest flow go, which may be this one's.
     pub fn push(&mut self, tag: T, packet: &[u8], now: Instant) {
+        self.push_to(hash(packet, self.seed), tag, packet, now);
+    }
+
+    /// Lets what is no IP packet wait in the queue of `flow`, which says what belongs together. Drops as [`Self::push`] does.
+    pub fn push_flow(&mut self, flow: u64, tag: T, packet: &[u8], now: Instant) {
+        let mut hasher = DefaultHasher::new();
+        (self.seed, flow).hash(&mut hasher);
+        self.push_to(place(&hasher), tag, packet, now);
+    }
+
+    fn push_to(&mut self, hash: usize, tag: T, packet: &[u8], now: Instant) {
         if packet.len() > self.settings.max_bytes || self.settings.max_packets == 0 {
             self.counts.overflowed += 1;
             return;
@@ -128,7 +139,7 @@ impl<T> FqCodel<T> {
             self.drop_from_fattest();
         }
         let buffer = self.buffers.copy(packet);
-        let slot = self.slot(hash(packet, self.seed));
+        let slot = self.slot(hash);
         let flow = &mut self.flows[usize::from(slot)];
         flow.bytes += packet.len();
         flow.packets.push_back(Waiting {
@@ -293,6 +304,10 @@ fn hash(packet: &[u8], seed: u64) -> usize {
             None => (ip.src(), ip.dst(), ip.protocol().number()).hash(&mut hasher),
         }
     }
+    place(&hasher)
+}
+
+fn place(hasher: &DefaultHasher) -> usize {
     (hasher.finish() % FLOWS as u64) as usize
 }
 

@@ -3,10 +3,18 @@
 use std::net::{IpAddr, SocketAddr};
 
 use kvpn_netstack::FlowId;
+use kvpn_wire::wireguard::PublicKey;
 
 /// A session as the packet path names it: the 24-bit prefix of its WireGuard receiver indices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionIndex(pub(crate) u32);
+
+impl SessionIndex {
+    /// The session of a receiver index: its low byte numbers the handshakes of one session.
+    pub(crate) fn of_receiver(receiver: u32) -> Self {
+        Self(receiver >> 8)
+    }
+}
 
 /// One flow of one session; never used again after the flow is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,6 +55,8 @@ pub enum Event {
     SessionEnded {
         /// The session that was.
         session: SessionIndex,
+        /// Its client.
+        key: PublicKey,
     },
 }
 

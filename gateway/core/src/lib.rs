@@ -7,7 +7,8 @@
 //!
 //! 1. Feed what came: [`GatewayState::handle_datagram`] for each WireGuard datagram,
 //!    [`GatewayState::handle_tun_packet`] for each packet of the kernel datapath's TUN,
-//!    [`GatewayState::handle_timeout`] when [`GatewayState::poll_timeout`] is due.
+//!    [`GatewayState::handle_timeout`] when [`GatewayState::poll_timeout`] is due. Who is behind empties its sockets into
+//!    [`GatewayState::queue_datagrams`] and opens with [`GatewayState::handle_waiting`], some at a time.
 //! 2. Drain [`GatewayState::poll_event`], answering with the `tcp_`, `udp_` and `echo_` methods.
 //! 3. Drain [`GatewayState::poll_packet`] (to the TUN) and [`GatewayState::poll_transmit`] (to the carriers).
 //! 4. Again from 2 until all return `None`; only then is [`GatewayState::poll_timeout`] up to date.
@@ -25,6 +26,7 @@ mod session;
 mod sessions;
 mod shard;
 mod state;
+mod strangers;
 mod way;
 
 pub use config::{Config, KernelFamilies, Limits};
@@ -34,4 +36,5 @@ pub use output::{DropReason, Drops};
 pub use path::{Path, StreamId, Transmit};
 pub use policy::{Forbidden, Policy};
 pub use shard::{MAX_SHARDS, Shard};
-pub use state::{GatewayState, Refused, Snapshot};
+pub use state::{Elsewhere, GatewayState, Refused, Snapshot};
+pub use strangers::Stranger;

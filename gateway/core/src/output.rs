@@ -35,6 +35,8 @@ pub enum DropReason {
     NoPath,
     /// A queue was full.
     QueueFull,
+    /// A session sent more than the gateway could open beside what others sent.
+    Overloaded,
     /// A flow's packets waited too long; the loss tells it to slow down.
     Congested,
     /// The WireGuard session could not seal the packet.
@@ -71,6 +73,7 @@ impl DropReason {
             Self::UnknownAddress => "unknown_address",
             Self::NoPath => "no_path",
             Self::QueueFull => "queue_full",
+            Self::Overloaded => "overloaded",
             Self::Congested => "congested",
             Self::Unsealed => "unsealed",
             Self::TooLong => "too_long",
@@ -86,6 +89,13 @@ impl Drops {
     /// Counts one.
     pub(crate) fn count(&mut self, drop: DropReason) {
         *self.0.entry(drop).or_default() += 1;
+    }
+
+    /// Adds all that `other` counted.
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (drop, count) in other.iter() {
+            *self.0.entry(drop).or_default() += count;
+        }
     }
 
     /// How often `drop` happened.

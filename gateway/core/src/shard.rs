@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+use kvpn_wire::wireguard::{Kind, classify};
 
 use crate::address::{Block, V4_BASE, V6_BASE};
 use crate::event::SessionIndex;
@@ -54,6 +55,17 @@ impl Shard {
     /// The number of the part that a session index belongs to: its low bits.
     pub fn of_index(self, index: SessionIndex) -> u8 {
         (index.0 % u32::from(self.count)) as u8
+    }
+
+    /// The number of the part that a WireGuard datagram belongs to, by the index of its receiver; `None` for an initiation, which
+    /// has none, and for what is no WireGuard message.
+    pub fn of_datagram(self, datagram: &[u8]) -> Option<u8> {
+        match classify(datagram)? {
+            Kind::Initiation => None,
+            Kind::Response { receiver } | Kind::Cookie { receiver } | Kind::Data { receiver } => {
+                Some(self.of_index(SessionIndex::of_receiver(receiver)))
+            }
+        }
     }
 
     /// The number of the part that a tunnel address belongs to; `None` when it is none.
@@ -132,11 +144,25 @@ mod tests {
         assert_eq!(Shard::default().ranges()[0].to_string(), "198.19.0.0/16");
     }
 
+    fn initiation() -> [u8; 148] {
+        let mut datagram = [0; 148];
+        datagram[0] = 1;
+        datagram
+    }
+
     #[test]
     fn what_a_part_gives_out_leads_back_to_it() {
         for shard in Shard::all(8) {
             let index = shard.mark(0x00ab_cdef);
             assert_eq!(shard.of_index(index), shard.number());
+            assert_eq!(shard.of_datagram(&initiation()), None);
+            for (kind, length, receiver) in [(2, 92, 8), (3, 64, 4), (4, 32, 4)] {
+                let mut datagram = vec![0; length];
+                datagram[0] = kind;
+                let [a, b, c, _] = index.0.to_le_bytes();
+                datagram[receiver..receiver + 4].copy_from_slice(&[0x5a, a, b, c]);
+                assert_eq!(shard.of_datagram(&datagram), Some(shard.number()), "{kind}");
+            }
             for range in shard.ranges() {
                 let address = match range {
                     IpNetwork::V4(range) => range.nth(30).unwrap().into(),

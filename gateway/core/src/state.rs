@@ -1,7 +1,9 @@
 //! [`GatewayState`]: everything the gateway decides, as one state machine. Each of its doors has a file.
 
 mod control;
+mod elsewhere;
 mod flows;
+mod inbox;
 mod inward;
 mod outward;
 mod timers;
@@ -25,8 +27,10 @@ use crate::rooms::Rooms;
 use crate::schedule::Schedule;
 use crate::session::Session;
 use crate::sessions::Sessions;
+use crate::strangers::Strangers;
 
 pub use control::Refused;
+use inbox::Inbox;
 
 /// Handshakes a second that are answered without asking for proof of the source address. One costs about 0.2 ms.
 const HANDSHAKES_A_SECOND: u64 = 500;
@@ -56,8 +60,26 @@ pub struct GatewayState {
     rooms: Rooms,
     /// Where answers are built; kept to spare an allocation a packet.
     answer: Vec<u8>,
+    /// Datagrams that wait to be opened; there once there were any.
+    inbox: Option<Box<Inbox>>,
+    inbox_seed: u64,
+    /// Initiations whose senders have no session here.
+    strangers: Strangers,
+    /// How many sessions have flows of the userspace datapath.
+    with_flows: usize,
+    /// What the gateway's other parts have.
+    elsewhere: Elsewhere,
     /// Counts of flows that ended sessions dropped.
     ended_drops: BTreeMap<&'static str, u64>,
+}
+
+/// What the other parts of a gateway have (see [`Shard`](crate::Shard)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// Sessions.
+    pub sessions: usize,
+    /// Sessions among them that have flows of the userspace datapath.
+    pub with_flows: usize,
 }
 
 /// Counts for metrics.
@@ -79,6 +101,28 @@ pub struct Snapshot {
     pub userspace_drops: BTreeMap<&'static str, u64>,
 }
 
+impl Snapshot {
+    /// Adds what another part of the gateway counted.
+    pub fn add(&mut self, other: &Self) {
+        self.sessions += other.sessions;
+        self.sessions_created += other.sessions_created;
+        self.flows.tcp += other.flows.tcp;
+        self.flows.udp += other.flows.udp;
+        self.flows.echo += other.flows.echo;
+        for (sum, more) in [
+            (&mut self.sent, other.sent),
+            (&mut self.received, other.received),
+        ] {
+            sum.0 += more.0;
+            sum.1 += more.1;
+        }
+        self.drops.add(&other.drops);
+        for (name, count) in &other.userspace_drops {
+            *self.userspace_drops.entry(name).or_default() += count;
+        }
+    }
+}
+
 impl GatewayState {
     /// A gateway without sessions. Its WireGuard key comes from the seed and lives as long as the state.
     pub fn new(config: Config, now: Instant) -> Self {
@@ -90,7 +134,8 @@ impl GatewayState {
         for _ in 0..=config.shard.number() {
             random.fill_bytes(&mut seed);
         }
-        let random = StdRng::from_seed(seed);
+        let mut random = StdRng::from_seed(seed);
+        let inbox_seed = random.next_u64();
         let public = private.public();
         Self {
             policy: Policy::new(&config),
@@ -108,6 +153,11 @@ impl GatewayState {
             ready: VecDeque::new(),
             rooms: Rooms::default(),
             answer: vec![0; MAX_PACKET],
+            inbox: None,
+            inbox_seed,
+            strangers: Strangers::default(),
+            with_flows: 0,
+            elsewhere: Elsewhere::default(),
             ended_drops: BTreeMap::new(),
         }
     }

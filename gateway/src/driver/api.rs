@@ -3,29 +3,34 @@
 //! A stream hides loss and turns it into delay, so what is on its way is bounded by [`Stream`]; the core is told how
 //! much more a stream takes. Above [`OVERFLOW`] datagrams are dropped.
 
+mod handover;
+mod stream;
+
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use kvpn_gateway_core::{GatewayState, Path, StreamId};
-use kvpn_wire::stream::Stream as Framed;
-use mio::event::{Event, Source};
-use mio::net::{TcpListener, TcpStream};
+use kvpn_gateway_core::{GatewayState, Path, Shard, StreamId};
+use mio::event::Event;
+use mio::net::TcpListener;
 use mio::{Interest, Registry, Token};
 
-use super::FIRST;
+pub(crate) use self::handover::Handover;
+use self::stream::Stream;
+use super::{FIRST, LISTENER};
 
-/// Streams at the same time.
+/// Streams of one driver at the same time.
 const MAX_STREAMS: usize = 4096;
-/// Bytes of one stream that are read before others have their turn.
+/// Bytes of one stream that are read before others have their turn, and while the driver is behind.
 const READ: usize = 256 << 10;
+const READ_BEHIND: usize = 32 << 10;
 /// Unsent bytes above which datagrams are dropped: what a path without room still gets are answers of the gateway itself.
 const OVERFLOW: usize = 1 << 20;
 
-/// The listener and its streams.
+/// The listener, if it is this driver's, and its streams.
 pub(crate) struct ApiCarrier {
-    listener: TcpListener,
+    listener: Option<TcpListener>,
     streams: BTreeMap<StreamId, Stream>,
     /// Never used twice, so that a late event of a closed stream meets nobody.
     next: u64,
@@ -39,33 +44,47 @@ pub(crate) struct ApiCarrier {
     starved: bool,
 }
 
-struct Stream {
-    socket: TcpStream,
-    framed: Framed,
-    readable: bool,
-    /// The client has ended it: the poll tells so only once, so it is read to its end.
-    ending: bool,
-    unflushed: bool,
-}
-
 impl ApiCarrier {
     /// Listens on a loopback address.
     pub(crate) fn open(address: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind(address)?;
         Ok(Self {
-            listener,
+            listener: Some(TcpListener::bind(address)?),
+            ..Self::default()
+        })
+    }
+}
+
+impl Default for ApiCarrier {
+    /// Without a listener: streams come from another driver.
+    fn default() -> Self {
+        Self {
+            listener: None,
             streams: BTreeMap::new(),
             next: 0,
             readable: VecDeque::new(),
             unflushed: Vec::new(),
             buffer: vec![0; READ].into(),
             starved: false,
-        })
+        }
+    }
+}
+
+impl ApiCarrier {
+    /// The address the listener is bound to.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn local_address(&self) -> io::Result<SocketAddr> {
+        let listener = self.listener.as_ref().ok_or(ErrorKind::NotConnected)?;
+        listener.local_addr()
     }
 
-    /// The address the listener is bound to.
-    pub(crate) fn local_address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+    /// Has the poll tell of streams that wait to be accepted.
+    pub(crate) fn listen(&mut self, registry: &Registry) -> io::Result<()> {
+        match &mut self.listener {
+            Some(listener) => registry.register(listener, LISTENER, Interest::READABLE),
+            None => Ok(()),
+        }
     }
 
     /// Whether there may be something to read without another event.
@@ -76,9 +95,19 @@ impl ApiCarrier {
     /// Accepts all streams that wait.
     pub(crate) fn accept(&mut self, registry: &Registry) {
         self.starved = false;
+        let Some(listener) = self.listener.take() else {
+            return;
+        };
+        self.accept_from(&listener, registry);
+        self.listener = Some(listener);
+    }
+
+    fn accept_from(&mut self, listener: &TcpListener, registry: &Registry) {
         loop {
-            match self.listener.accept() {
-                Ok((socket, _)) if self.streams.len() < MAX_STREAMS => self.add(socket, registry),
+            match listener.accept() {
+                Ok((socket, _)) if self.streams.len() < MAX_STREAMS => {
+                    self.add(Stream::new(socket), registry);
+                }
                 Ok(_) => tracing::warn!(limit = MAX_STREAMS, "api carrier stream refused"),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
@@ -119,16 +148,26 @@ impl ApiCarrier {
         self.readable.len()
     }
 
-    /// Receives a bounded number of datagrams from the stream whose turn it is.
-    pub(crate) fn receive_next(&mut self, state: &mut GatewayState, now: Instant) {
-        let Some(id) = self.readable.pop_front() else {
-            return;
-        };
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return;
-        };
-        if let Err(error) = stream.receive(&mut self.buffer, Path::Api(id), state, now) {
-            return self.close(id, &error, state);
+    /// Receives a bounded number of datagrams from the stream whose turn it is; what is for a session of another part than `shard`
+    /// makes the stream that part's. `behind`: others wait, and it is read in smaller portions.
+    pub(crate) fn receive_next(
+        &mut self,
+        shard: Shard,
+        behind: bool,
+        state: &mut GatewayState,
+        now: Instant,
+    ) -> Option<(u8, StreamId)> {
+        let id = self.readable.pop_front()?;
+        let stream = self.streams.get_mut(&id)?;
+        let path = Path::Api(id);
+        let most = if behind { READ_BEHIND } else { READ };
+        let buffer = &mut self.buffer[..most];
+        if let Err(error) = stream.receive(buffer, path, shard, state, now) {
+            self.close(id, &error, state);
+            return None;
+        }
+        if let Some(owner) = stream.owner.take() {
+            return Some((owner, id));
         }
         stream.tell_room(id, state);
         if stream.readable {
@@ -137,6 +176,7 @@ impl ApiCarrier {
         if !stream.framed.unsent().is_empty() {
             self.flush_later(id);
         }
+        None
     }
 
     /// Queues a datagram for the stream.
@@ -180,25 +220,20 @@ impl ApiCarrier {
         }
     }
 
-    fn add(&mut self, mut socket: TcpStream, registry: &Registry) {
+    fn add(&mut self, mut stream: Stream, registry: &Registry) -> Option<StreamId> {
         let id = StreamId(self.next);
         self.next += 1;
         let token = Token(token_of(id));
+        let socket = &mut stream.socket;
         if let Err(error) = socket.set_nodelay(true).and_then(|()| {
-            registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)
+            registry.register(socket, token, Interest::READABLE | Interest::WRITABLE)
         }) {
             tracing::warn!(%error, "api carrier stream lost");
-            return;
+            return None;
         }
         tracing::debug!(stream = id.0, "api carrier stream opened");
-        let stream = Stream {
-            socket,
-            framed: Framed::new(),
-            readable: false,
-            ending: false,
-            unflushed: false,
-        };
         self.streams.insert(id, stream);
+        Some(id)
     }
 
     fn close(&mut self, id: StreamId, why: &io::Error, state: &mut GatewayState) {
@@ -209,80 +244,10 @@ impl ApiCarrier {
     }
 }
 
-impl Stream {
-    /// Reads once; the rest, if there is any, has its turn later.
-    fn receive(
-        &mut self,
-        buffer: &mut [u8],
-        path: Path,
-        state: &mut GatewayState,
-        now: Instant,
-    ) -> io::Result<()> {
-        let length = match self.socket.read(buffer) {
-            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-            Ok(length) => length,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                self.readable = false;
-                return Ok(());
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        // Less than there is room for: what comes next is an event of its own.
-        self.readable = length == buffer.len() || self.ending;
-        let taken = self.framed.receive(&buffer[..length], now, |datagram| {
-            state.handle_datagram(path, datagram, now);
-        });
-        self.framed.report(now);
-        taken.map_err(io::Error::other)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        while !self.framed.unsent().is_empty() {
-            match self.socket.write(self.framed.unsent()) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(length) => self.framed.taken(length),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    fn tell_room(&self, id: StreamId, state: &mut GatewayState) {
-        state.path_room(Path::Api(id), self.framed.room(), self.framed.piece());
-    }
-}
-
 fn token_of(id: StreamId) -> usize {
     FIRST + 2 * usize::try_from(id.0).expect("fewer streams than addresses")
 }
 
 fn id_of(token: usize) -> StreamId {
     StreamId(((token - FIRST) / 2) as u64)
-}
-
-impl Source for ApiCarrier {
-    fn register(
-        &mut self,
-        registry: &Registry,
-        token: Token,
-        interests: Interest,
-    ) -> io::Result<()> {
-        self.listener.register(registry, token, interests)
-    }
-
-    fn reregister(
-        &mut self,
-        registry: &Registry,
-        token: Token,
-        interests: Interest,
-    ) -> io::Result<()> {
-        self.listener.reregister(registry, token, interests)
-    }
-
-    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.listener.deregister(registry)
-    }
 }

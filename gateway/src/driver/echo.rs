@@ -26,6 +26,8 @@ pub(crate) struct EchoFlow {
     socket: Socket,
     v6: bool,
     readable: bool,
+    /// The client was told of an error, and with that the flow is gone.
+    refused: bool,
 }
 
 /// Whether this process may ping at all.
@@ -59,6 +61,7 @@ impl EchoFlow {
             socket,
             v6,
             readable: false,
+            refused: false,
         })
     }
 
@@ -81,7 +84,9 @@ impl EchoFlow {
     ) -> Turn {
         self.send(state, buffer, now);
         self.receive(state, buffer, now);
-        if self.readable {
+        if self.refused {
+            Turn::Over
+        } else if self.readable {
             Turn::Unfinished
         } else {
             Turn::Waiting
@@ -101,7 +106,7 @@ impl EchoFlow {
 
     fn receive(&mut self, state: &mut GatewayState, buffer: &mut [u8], now: Instant) {
         for _ in 0..TURN {
-            if !self.readable {
+            if !self.readable || self.refused {
                 return;
             }
             match (&self.socket).read(buffer) {
@@ -121,10 +126,11 @@ impl EchoFlow {
         }
     }
 
-    fn report(&self, error: &io::Error, state: &mut GatewayState, now: Instant) {
+    fn report(&mut self, error: &io::Error, state: &mut GatewayState, now: Instant) {
         if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) {
             tracing::debug!(%error, "echo request refused");
             state.echo_refuse(self.flow, refusal::of_datagram(error), now);
+            self.refused = true;
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The `udp` carrier: one socket for all clients, of both families where the pod has both.
+//! The `udp` carrier: one socket for all clients, of both families where the pod has both; with several drivers, one for each at the same
+//! port.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,7 +10,7 @@ use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::UDP;
+use super::{UDP, steering};
 
 /// The socket of the `udp` carrier.
 pub(crate) struct UdpCarrier {
@@ -25,12 +26,13 @@ pub(crate) struct UdpCarrier {
 }
 
 impl UdpCarrier {
-    /// Listens on all addresses; port 0 means any free one. With `offload` the kernel cuts and joins datagrams.
-    pub(crate) fn open(port: u16, offload: bool) -> io::Result<Self> {
-        let (socket, v6) = match open_v6(port) {
+    /// Listens on all addresses; port 0 means any free one. With `offload` the kernel cuts and joins datagrams. A `shared` port
+    /// may be opened again.
+    pub(crate) fn open(port: u16, offload: bool, shared: bool) -> io::Result<Self> {
+        let (socket, v6) = match open_v6(port, shared) {
             Ok(socket) => (socket, true),
             Err(error) if error.kind() == ErrorKind::AddrInUse => return Err(error),
-            Err(_) => (open_v4(port)?, false),
+            Err(_) => (open_v4(port, shared)?, false),
         };
         socket.set_nonblocking(true)?;
         let socket = UdpSocket::from_std(socket.into());
@@ -47,6 +49,11 @@ impl UdpCarrier {
     /// The address the socket is bound to.
     pub(crate) fn local_address(&self) -> io::Result<SocketAddr> {
         self.datagrams.socket().local_addr()
+    }
+
+    /// Has the kernel give each datagram to the part that has its session, among `parts` carriers of one port.
+    pub(crate) fn steer(&self, parts: u8) -> io::Result<()> {
+        steering::steer(self.datagrams.socket(), parts)
     }
 
     /// What the kernel does for us.
@@ -143,15 +150,17 @@ impl UdpCarrier {
     }
 }
 
-fn open_v6(port: u16) -> io::Result<Socket> {
+fn open_v6(port: u16, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_only_v6(false)?;
+    socket.set_reuse_port(shared)?;
     socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
     Ok(socket)
 }
 
-fn open_v4(port: u16) -> io::Result<Socket> {
+fn open_v4(port: u16, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_reuse_port(shared)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
     Ok(socket)
 }

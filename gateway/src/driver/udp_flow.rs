@@ -20,6 +20,8 @@ pub(crate) struct UdpFlow {
     flow: Flow,
     socket: UdpSocket,
     readable: bool,
+    /// The client was told of an error, and with that the flow is gone.
+    refused: bool,
     /// Set for a flow to a nameserver.
     questions: Option<Questions>,
 }
@@ -57,6 +59,7 @@ impl UdpFlow {
             flow,
             socket,
             readable: false,
+            refused: false,
             questions,
         })
     }
@@ -80,6 +83,9 @@ impl UdpFlow {
     ) -> Turn {
         self.send(state, buffer, now);
         self.receive(state, buffer, now);
+        if self.refused {
+            return Turn::Over;
+        }
         if self.questions.as_ref().is_some_and(Questions::are_answered) {
             state.close(self.flow);
             return Turn::Over;
@@ -96,31 +102,16 @@ impl UdpFlow {
             if let Some(questions) = &mut self.questions {
                 questions.asked += 1;
             }
-            if let Err(error) = self.send_one(&buffer[..length], state, now) {
+            // The error may be that of an earlier datagram; this one was not sent then, and is the one that the client is told of.
+            if let Err(error) = self.socket.send(&buffer[..length]) {
                 self.report(&error, state, now);
             }
-        }
-    }
-
-    /// A send may fail with the error of an earlier datagram; then this one was not sent yet.
-    fn send_one(
-        &mut self,
-        payload: &[u8],
-        state: &mut GatewayState,
-        now: Instant,
-    ) -> io::Result<usize> {
-        match self.socket.send(payload) {
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                self.report(&error, state, now);
-                self.socket.send(payload)
-            }
-            result => result,
         }
     }
 
     fn receive(&mut self, state: &mut GatewayState, buffer: &mut [u8], now: Instant) {
         for _ in 0..TURN {
-            if !self.readable {
+            if !self.readable || self.refused {
                 return;
             }
             match self.socket.recv(buffer) {
@@ -146,6 +137,7 @@ impl UdpFlow {
             state.nameserver_failed(questions.nameserver);
         }
         state.udp_refuse(self.flow, refusal::of_datagram(error), now);
+        self.refused = true;
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 
 use super::Failure;
 use super::tunnel::{Caller, ControlConnections};
-use crate::commands::{Command, Commands};
+use crate::commands::Commands;
 
 /// Longest request body, in bytes.
 const MAX_BODY: usize = 64 << 10;
@@ -54,9 +54,7 @@ async fn create(
             None,
         )
     })?;
-    let granted = commands
-        .ask(|answer| Command::Create(Box::new(request), answer))
-        .await?;
+    let granted = commands.create(request).await?;
     granted.map(Json).map_err(Failure::from)
 }
 
@@ -64,9 +62,7 @@ async fn status(
     State(commands): State<Commands>,
     ConnectInfo(Caller(session)): ConnectInfo<Caller>,
 ) -> Result<Json<SessionStatus>, Failure> {
-    let status = commands
-        .ask(|answer| Command::Status(session, answer))
-        .await?;
+    let status = commands.status(session).await?;
     status.map(Json).ok_or_else(ended)
 }
 
@@ -74,7 +70,7 @@ async fn end(
     State(commands): State<Commands>,
     ConnectInfo(Caller(session)): ConnectInfo<Caller>,
 ) -> Result<StatusCode, Failure> {
-    let existed = commands.ask(|answer| Command::End(session, answer)).await?;
+    let existed = commands.end(session).await?;
     existed.then_some(StatusCode::NO_CONTENT).ok_or_else(ended)
 }
 

@@ -10,7 +10,8 @@ use axum::routing::get;
 use kvpn_gateway_core::Snapshot;
 use tokio::net::TcpListener;
 
-use crate::commands::{Command, Commands};
+use crate::commands::{Commands, Report};
+use crate::neighbours::HandedOver;
 
 /// Serves until the listener breaks.
 ///
@@ -25,9 +26,9 @@ pub(crate) async fn serve(listener: TcpListener, commands: Commands) -> anyhow::
     Ok(axum::serve(listener, router).await?)
 }
 
-/// Alive and ready are one thing: all sockets are open before HTTP is served, and the driver answers.
+/// Alive and ready are one thing: all sockets are open before HTTP is served, and the drivers answer.
 async fn health(State(commands): State<Commands>) -> impl IntoResponse {
-    match commands.ask(Command::Snapshot).await {
+    match commands.reports().await {
         Ok(_) => (StatusCode::OK, "ok\n"),
         Err(_) => (
             StatusCode::SERVICE_UNAVAILABLE,
@@ -37,20 +38,25 @@ async fn health(State(commands): State<Commands>) -> impl IntoResponse {
 }
 
 async fn metrics(State(commands): State<Commands>) -> impl IntoResponse {
-    let text = match commands.ask(Command::Snapshot).await {
-        Ok((snapshot, offload)) => exposition(&snapshot, &offload),
+    let text = match commands.reports().await {
+        Ok(reports) => exposition(&reports),
         Err(error) => return (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
     };
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
-/// Prometheus' text format, version 0.0.4.
-fn exposition(snapshot: &Snapshot, offload: &str) -> String {
+/// Prometheus' text format, version 0.0.4: sums over all drivers.
+fn exposition(reports: &[Report]) -> String {
     let mut text = String::new();
+    let mut sum = Snapshot::default();
+    reports.iter().for_each(|report| sum.add(&report.snapshot));
+    let snapshot = &sum;
+    let offload = reports.first().map_or("", |report| &report.offload);
     let label = format!("{{does=\"{offload}\"}}");
     let help = "What the kernel does for the data path.";
     family(&mut text, "kvpn_offload_info", "gauge", help, [(label, 1)]);
     sessions(&mut text, snapshot);
+    shards(&mut text, reports);
     flows(&mut text, snapshot);
     traffic(&mut text, snapshot);
     drops(&mut text, snapshot);
@@ -68,6 +74,26 @@ fn sessions(text: &mut String, snapshot: &Snapshot) {
     );
     let name = "kvpn_sessions_created_total";
     family(text, name, "counter", "Sessions created.", [("", ever)]);
+}
+
+fn shards(text: &mut String, reports: &[Report]) {
+    let sessions = reports.iter().map(|report| report.snapshot.sessions);
+    let samples = (0..).zip(sessions);
+    let samples = samples.map(|(shard, count)| (format!("{{shard=\"{shard}\"}}"), count));
+    let help = "Sessions of each shard.";
+    family(text, "kvpn_shard_sessions", "gauge", help, samples);
+    let mut sum = HandedOver::default();
+    reports.iter().for_each(|report| sum += report.handed_over);
+    let kinds = [
+        ("datagrams", sum.datagrams),
+        ("initiation", sum.initiations),
+        ("stream", sum.streams),
+        ("dropped", sum.dropped),
+    ];
+    let samples = kinds.map(|(kind, count)| (format!("{{what=\"{kind}\"}}"), count));
+    let name = "kvpn_handed_over_total";
+    let help = "What one shard handed to another.";
+    family(text, name, "counter", help, samples);
 }
 
 fn flows(text: &mut String, snapshot: &Snapshot) {
@@ -149,21 +175,31 @@ mod tests {
 
     #[test]
     fn metrics_are_in_prometheus_text_format() {
-        let snapshot = Snapshot {
-            sessions: 2,
-            sent: (3, 400),
-            ..Snapshot::default()
+        let report = |sessions, streams| Report {
+            snapshot: Snapshot {
+                sessions,
+                sent: (3, 400),
+                ..Snapshot::default()
+            },
+            offload: "TUN TSO, UDP GSO+GRO".to_owned(),
+            handed_over: HandedOver {
+                streams,
+                ..HandedOver::default()
+            },
         };
-        let text = exposition(&snapshot, "TUN TSO, UDP GSO+GRO");
+        let text = exposition(&[report(2, 1), report(1, 3)]);
         let info = "kvpn_offload_info{does=\"TUN TSO, UDP GSO+GRO\"} 1\n";
         assert!(text.contains(info), "{text}");
         assert!(
-            text.contains("# TYPE kvpn_sessions gauge\nkvpn_sessions 2\n"),
+            text.contains("# TYPE kvpn_sessions gauge\nkvpn_sessions 3\n"),
             "{text}"
         );
-        assert!(
-            text.contains("kvpn_bytes_total{direction=\"sent\"} 400\n"),
-            "{text}"
-        );
+        for sample in [
+            "kvpn_bytes_total{direction=\"sent\"} 800\n",
+            "kvpn_shard_sessions{shard=\"1\"} 1\n",
+            "kvpn_handed_over_total{what=\"stream\"} 4\n",
+        ] {
+            assert!(text.contains(sample), "{sample}: {text}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use super::routes::enable_v4_forwarding;
 
 const V6_FORWARDING: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
 
-/// Switches forwarding on where that is possible, and says where it is on.
+/// Switches forwarding on where that is possible, and says where it is on. The TUNs' names begin with `tun`.
 ///
 /// # Errors
 /// When the interfaces cannot be listed.
@@ -25,12 +25,12 @@ pub(crate) async fn enable(tun: &str) -> anyhow::Result<KernelFamilies> {
             tracing::debug!(interface, "{error:#}");
         }
     }
-    let others = interfaces
+    let (tuns, others): (Vec<_>, Vec<_>) = interfaces
         .iter()
-        .filter(|interface| *interface != tun)
-        .any(|interface| forwards_v4(interface));
+        .partition(|interface| interface.starts_with(tun));
+    let forwards = |interface: &String| forwards_v4(interface);
     Ok(KernelFamilies {
-        v4: forwards_v4(tun) && others,
+        v4: tuns.into_iter().all(forwards) && others.into_iter().any(forwards),
         v6: enable_v6(),
     })
 }

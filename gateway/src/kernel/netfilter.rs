@@ -10,7 +10,7 @@
 //!     }
 //!     chain forward {
 //!         type filter hook forward priority filter; policy accept;
-//!         oifname "kvpn-gw" ct state != established,related drop
+//!         oifname "kvpn-gw*" ct state != established,related drop
 //!     }
 //! }
 //! ```
@@ -61,7 +61,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const SOURCE_V4: u32 = 12;
 const SOURCE_V6: u32 = 8;
 
-/// Replaces the tables of `families` for the TUN called `tun`.
+/// Replaces the tables of `families` for the TUNs whose names begin with `tun`.
 ///
 /// # Errors
 /// What the kernel refused: usually EPERM, or EOPNOTSUPP without nf_tables.
@@ -238,16 +238,14 @@ fn masquerade<P: Pusher>(rule: PushExprListAttrs<P>, source: u32, prefix: &[u8])
         .push_name(c"masq");
 }
 
-/// `oifname "TUN" ct state != established,related drop`
+/// `oifname "TUN*" ct state != established,related drop`
 fn only_answers<P: Pusher>(rule: PushExprListAttrs<P>, tun: &str) {
-    let mut name = [0; 16];
-    name[..tun.len()].copy_from_slice(tun.as_bytes());
     let meta = rule
         .nested_elem()
         .nested_data_meta()
         .push_dreg(REGISTER)
         .push_key(MetaKeys::Oifname as u32);
-    let rule = compare(meta.end_nested().end_nested(), CmpOps::Eq, &name);
+    let rule = compare(meta.end_nested().end_nested(), CmpOps::Eq, tun.as_bytes());
     let state = rule
         .nested_elem()
         .nested_data_ct()

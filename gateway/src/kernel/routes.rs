@@ -1,20 +1,19 @@
-//! The TUN's link and routes, and the other interfaces of the pod, over rtnetlink.
+//! The TUNs' links and routes, and the other interfaces of the pod, over rtnetlink.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::Context as _;
 use futures::TryStreamExt as _;
+use ipnetwork::IpNetwork;
 use kvpn_wire::pmtud;
 use rtnetlink::packet_route::link::{AfSpecInet, AfSpecUnspec, InetDevConf, LinkAttribute};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
-use super::{TUNNEL_V4, TUNNEL_V6};
-
-/// Sets the TUN up, with a route to all tunnel addresses.
+/// Sets a TUN up, with routes to these ranges.
 ///
 /// # Errors
 /// What the kernel refused: EPERM without NET_ADMIN.
-pub(crate) async fn set_up(tun: &str) -> anyhow::Result<()> {
+pub(crate) async fn set_up(tun: &str, ranges: [IpNetwork; 2]) -> anyhow::Result<()> {
     let handle = connect()?;
     let index = index_of(&handle, tun).await?;
     let link = LinkUnspec::new_with_index(index)
@@ -27,22 +26,33 @@ pub(crate) async fn set_up(tun: &str) -> anyhow::Result<()> {
         .execute()
         .await
         .with_context(|| format!("setting {tun} up"))?;
-    let v4 = RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(TUNNEL_V4.0, TUNNEL_V4.1)
-        .output_interface(index);
-    handle
-        .route()
-        .add(v4.build())
-        .execute()
-        .await
-        .context("adding the route to 198.19.0.0/16")?;
-    let v6 = RouteMessageBuilder::<Ipv6Addr>::new()
-        .destination_prefix(TUNNEL_V6.0, TUNNEL_V6.1)
-        .output_interface(index);
-    if let Err(error) = handle.route().add(v6.build()).execute().await {
-        tracing::debug!(%error, "no IPv6 route into the tunnel");
+    for range in ranges {
+        let added = add_route(&handle, index, range).await;
+        match (added, range) {
+            (Ok(()), _) => {}
+            (Err(error), IpNetwork::V4(_)) => {
+                return Err(error).with_context(|| format!("adding the route to {range}"));
+            }
+            (Err(error), IpNetwork::V6(_)) => {
+                tracing::debug!(%error, "no IPv6 route into the tunnel");
+            }
+        }
     }
     Ok(())
+}
+
+async fn add_route(handle: &Handle, index: u32, range: IpNetwork) -> Result<(), rtnetlink::Error> {
+    let message = match range {
+        IpNetwork::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(v4.network(), v4.prefix())
+            .output_interface(index)
+            .build(),
+        IpNetwork::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(v6.network(), v6.prefix())
+            .output_interface(index)
+            .build(),
+    };
+    handle.route().add(message).execute().await
 }
 
 /// Switches IPv4 forwarding on for one interface. /proc/sys is read-only in a pod; netlink is not.

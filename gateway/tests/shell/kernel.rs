@@ -129,20 +129,37 @@ fn the_kernel_forwards_and_masquerades() {
     }
     let net = Net::new();
     inside(&net.pod, || {
-        let pod = Pod::with(&["--datapath", "kernel", "--pod-ips", &POD.join(",")], &[]);
-        let mut laptop = pod.laptop(1);
-        assert_eq!(
-            (laptop.grant.datapath, laptop.grant.datapath_note.as_deref()),
-            (Datapath::Kernel, None)
-        );
-        for family in [0, 1] {
-            reaches_by_tcp(&net, &mut laptop, family);
-            is_refused_truthfully(&mut laptop, family);
-            pings(&mut laptop, family);
-            gets_answers_only(&net, &mut laptop, family);
-            may_not_reach_the_pod(&mut laptop, family);
+        for shards in ["1", "2"] {
+            let ips = POD.join(",");
+            let flags = [
+                "--datapath",
+                "kernel",
+                "--pod-ips",
+                &ips,
+                "--shards",
+                shards,
+            ];
+            let pod = Pod::with(&flags, &[]);
+            // With two shards the second laptop is on the second one, whose TUN is another.
+            for seed in [1, 2] {
+                forwards_and_masquerades(&net, &mut pod.laptop(seed));
+            }
         }
     });
+}
+
+fn forwards_and_masquerades(net: &Net, laptop: &mut Laptop) {
+    assert_eq!(
+        (laptop.grant.datapath, laptop.grant.datapath_note.as_deref()),
+        (Datapath::Kernel, None)
+    );
+    for family in [0, 1] {
+        reaches_by_tcp(net, laptop, family);
+        is_refused_truthfully(laptop, family);
+        pings(laptop, family);
+        gets_answers_only(net, laptop, family);
+        may_not_reach_the_pod(laptop, family);
+    }
 }
 
 /// A connection that the server sees as the pod's.

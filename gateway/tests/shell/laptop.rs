@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
+use ipnetwork::IpNetwork;
 use kvpn_netstack::{Config, Event, FlowId, Netstack};
 use kvpn_wire::control::{CreateSession, SessionGrant, VERSION};
 use kvpn_wire::frame::{Deframer, Frame, encode};
@@ -36,12 +37,22 @@ pub(crate) struct Laptop {
 impl Laptop {
     /// Creates a session and attaches by the `api` carrier.
     pub(crate) fn attach(control: SocketAddr, carrier: SocketAddr, seed: u8) -> Self {
+        Self::attach_avoiding(control, carrier, seed, Vec::new())
+    }
+
+    /// The same with addresses outside these ranges.
+    pub(crate) fn attach_avoiding(
+        control: SocketAddr,
+        carrier: SocketAddr,
+        seed: u8,
+        avoid: Vec<IpNetwork>,
+    ) -> Self {
         let private = PrivateKey::from_seed([seed; 32]);
         let request = CreateSession {
             version: VERSION,
             client_version: "test".into(),
             public_key: private.public(),
-            avoid: Vec::new(),
+            avoid,
             prefer: Vec::new(),
             session_name: "test".into(),
             super_packets: false,

@@ -9,6 +9,7 @@ mod http;
 mod kernel;
 mod laptop;
 mod pod;
+mod shards;
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -248,6 +249,29 @@ fn udp_is_answered_or_refused() {
     laptop.packet("port unreachable", |packet| {
         let icmp = Ip::parse(packet).ok()?.icmp()?.message();
         matches!(icmp, IcmpMessage::Unreachable { code: 3, .. }).then_some(())
+    });
+}
+
+#[test]
+fn a_refused_datagram_leaves_no_socket() {
+    let pod = Pod::start(&[]);
+    let mut laptop = pod.laptop(1);
+    // Nobody else's test sends there.
+    let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 7));
+    let mut packet = [0; 100];
+    let source = SocketAddr::new(laptop.client(), 4000);
+    for _ in 0..5 {
+        let length = build::udp(source, nobody, b"nobody", &mut packet).unwrap();
+        laptop.packets.clear();
+        laptop.send_packet(&packet[..length]);
+        laptop.packet("port unreachable", |packet| {
+            let icmp = Ip::parse(packet).ok()?.icmp()?.message();
+            matches!(icmp, IcmpMessage::Unreachable { code: 3, .. }).then_some(())
+        });
+    }
+    laptop.until("the last socket to be closed", |_| {
+        let sockets = std::fs::read_to_string("/proc/self/net/udp").unwrap();
+        (!sockets.contains(" 0100007F:0007 ")).then_some(())
     });
 }
 

@@ -62,7 +62,7 @@ impl Cluster {
             any = true;
             match event {
                 Event::Flow { flow, what } => self.handle(flow, what, gateway, now),
-                Event::SessionEnded { session } => {
+                Event::SessionEnded { session, .. } => {
                     self.flows.retain(|flow, _| flow.session() != session)
                 }
             }

@@ -194,3 +194,16 @@ fn shrinking_gives_memory_back_and_goes_on() {
         assert_eq!(queue.flows.capacity(), 0);
     }
 }
+
+#[test]
+fn who_says_what_belongs_together_is_believed() {
+    let (mut queue, now) = (queue(Settings::default()), start());
+    for number in 0..50 {
+        queue.push_flow(1, number, &[4; 1500], now);
+    }
+    queue.push_flow(2, 100, &[4; 100], now);
+    let tags: Vec<u16> = std::iter::from_fn(|| pop(&mut queue, now)).collect();
+    let turn = tags.iter().position(|tag| *tag == 100);
+    assert!(turn < Some(3), "{turn:?}");
+    assert!(tags.into_iter().filter(|tag| *tag < 100).eq(0..50));
+}

@@ -8,7 +8,7 @@ use kvpn_wire::control::{
     CreateSession, Datapath, Limits, SUPPORTED, SessionGrant, SessionStatus, VERSION,
 };
 use kvpn_wire::pmtud;
-use kvpn_wire::wireguard::{PresharedKey, Tunnel, TunnelConfig};
+use kvpn_wire::wireguard::{PresharedKey, PublicKey, Tunnel, TunnelConfig};
 use rand::Rng as _;
 
 use super::{GatewayState, add_userspace_drops};
@@ -68,6 +68,11 @@ impl GatewayState {
         Ok(self.grant(self.sessions.session(index).expect("found or added above")))
     }
 
+    /// Whether the client has a session here.
+    pub fn has_session(&self, key: &PublicKey) -> bool {
+        self.sessions.with_key(key).is_some()
+    }
+
     /// What the session did until now; `None` when it ended.
     pub fn session_status(&self, index: SessionIndex, now: Instant) -> Option<SessionStatus> {
         self.sessions
@@ -103,9 +108,10 @@ impl GatewayState {
         if session.netstack.is_some() {
             self.share_memory();
         }
-        self.output
-            .events
-            .push_back(Event::SessionEnded { session: index });
+        self.output.events.push_back(Event::SessionEnded {
+            session: index,
+            key: session.key,
+        });
         tracing::info!(
             session = session.id,
             sessions = self.sessions.len(),
@@ -119,7 +125,7 @@ impl GatewayState {
         now: Instant,
     ) -> Result<SessionIndex, Refused> {
         self.make_way(&request.prefer, now);
-        if self.sessions.len() >= self.config.limits.max_sessions {
+        if self.sessions.len() + self.elsewhere.sessions >= self.config.limits.max_sessions {
             return Err(Refused::Full(self.config.limits.max_sessions));
         }
         let start = (self.random.next_u32() >> 16) as u16;

@@ -82,7 +82,7 @@ impl GatewayState {
             .flatten()
     }
 
-    /// The socket reported an error: tells the client, quoting its last datagram. The flow stays.
+    /// The socket reported an error: tells the client, quoting its last datagram. The flow is gone.
     pub fn udp_refuse(&mut self, flow: Flow, refusal: Refusal, now: Instant) {
         self.with(flow, |netstack, id| netstack.udp_refuse(id, refusal, now));
     }
@@ -100,7 +100,7 @@ impl GatewayState {
         });
     }
 
-    /// The socket reported an error: tells the client, quoting its last request. The flow stays.
+    /// The socket reported an error: tells the client, quoting its last request. The flow is gone.
     pub fn echo_refuse(&mut self, flow: Flow, refusal: Refusal, now: Instant) {
         self.with(flow, |netstack, id| netstack.echo_refuse(id, refusal, now));
     }

@@ -17,8 +17,6 @@ use crate::policy::Forbidden;
 use crate::session::MAX_SEGMENT;
 use crate::way::{Way, way};
 
-/// What a session's TCP buffers may hold however many sessions there are, in bytes.
-const LEAST_MEMORY: usize = 256 << 10;
 /// The limit on handshakes counts anew this often.
 const LIMITER_PERIOD: Duration = Duration::from_secs(1);
 
@@ -54,7 +52,7 @@ impl GatewayState {
         match classify(datagram).ok_or(DropReason::Malformed)? {
             Kind::Initiation => self.initiating(path, datagram, now),
             Kind::Response { receiver } | Kind::Cookie { receiver } | Kind::Data { receiver } => {
-                let index = SessionIndex(receiver >> 8);
+                let index = SessionIndex::of_receiver(receiver);
                 self.sessions
                     .contains(index)
                     .then_some(Some(index))
@@ -86,14 +84,19 @@ impl GatewayState {
             Admission::Refuse(reason) => return Err(DropReason::Rejected(reason)),
         }
         let key = initiator(&self.private, datagram).ok_or(DropReason::Malformed)?;
-        self.sessions
-            .with_key(&key)
-            .map(Some)
-            .ok_or(DropReason::UnknownSession)
+        match self.sessions.with_key(&key) {
+            Some(index) => Ok(Some(index)),
+            None if self.config.shard.count() > 1 => self
+                .strangers
+                .note(path, key, datagram)
+                .map(|()| None)
+                .ok_or(DropReason::QueueFull),
+            None => Err(DropReason::UnknownSession),
+        }
     }
 
     /// Opens a datagram where its packet will wait for the TUN, if that is the way it goes.
-    fn open(
+    pub(super) fn open(
         &mut self,
         index: SessionIndex,
         path: Path,
@@ -174,23 +177,6 @@ impl GatewayState {
             Way::Dropped(reason) => session.count(reason, &mut self.output),
         }
         false
-    }
-
-    /// Gives each session that has flows its part of the memory for them.
-    pub(super) fn share_memory(&mut self) {
-        let count = self
-            .sessions
-            .iter()
-            .filter(|session| session.netstack.is_some())
-            .count();
-        let part = (self.config.limits.tcp_memory / count.max(1)).max(LEAST_MEMORY);
-        for netstack in self
-            .sessions
-            .iter_mut()
-            .filter_map(|session| session.netstack.as_mut())
-        {
-            netstack.set_memory(part);
-        }
     }
 
     /// Answers a probe of the client's, as long as it came, and takes note of the limit in it.

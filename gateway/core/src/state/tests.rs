@@ -1,8 +1,10 @@
 //! The gateway against clients of flesh and blood (real tunnels), without a socket or a clock.
 
 mod client;
+mod inbox;
 mod mtu;
 mod room;
+mod shards;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -34,7 +34,7 @@ fn run(line: &str, namespace: &str) {
 
 fn blocks_and_goes_on() {
     let mut poll = Poll::new().unwrap();
-    let mut carrier = UdpCarrier::open(0, true).unwrap();
+    let mut carrier = UdpCarrier::open(0, true, false).unwrap();
     poll.registry()
         .register(&mut carrier, UDP, Interest::READABLE)
         .unwrap();
