@@ -215,9 +215,10 @@ impl Sender {
     pub(super) fn next(&mut self, size: u32, most: u32, now: Time) -> Option<Outbound> {
         let most = (most / size).max(1) * size;
         self.paced_until = None;
-        let next = self
-            .next_again(size, most, now)
-            .or_else(|| self.next_new(size, most, now));
+        let mut next = self.next_again(size, most, now);
+        if next.is_none() && self.paced_until.is_none() {
+            next = self.next_new(size, most, now);
+        }
         if next.is_none() && self.waiting() == 0 {
             self.limited();
         }

@@ -125,7 +125,8 @@ impl Bbr {
     /// A segment in the first round trip, two in the second, four in the third (BBRProbeInflightHiUpward).
     fn raise_inflight_high(&mut self, sample: &Sample) {
         let window = u64::from(self.window.max(1));
-        self.cycle.growth += u64::from(sample.acked) * u64::from(self.mss) << self.cycle.doublings;
+        let bytes = u64::from(sample.acked) * u64::from(self.mss);
+        self.cycle.growth += bytes << self.cycle.doublings;
         let grown = self.cycle.growth / window;
         self.cycle.growth %= window;
         self.inflight_high = self

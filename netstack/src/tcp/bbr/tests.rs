@@ -94,7 +94,8 @@ impl Path {
         }
         let each = u64::from(MSS) * SECOND / self.rate;
         let free = self.free.max(self.now);
-        let lost = free.since(self.now) > self.queue * each || self.sent % self.one_lost_of == 0;
+        let lost =
+            free.since(self.now) > self.queue * each || self.sent.is_multiple_of(self.one_lost_of);
         self.free = if lost { free } else { free.plus(each) };
         self.flying.push_back((self.free.plus(TRIP), span, lost));
         let rate = self.bbr.pacing_rate().unwrap_or(u64::MAX);
