@@ -145,8 +145,8 @@ impl Driver {
             return Some(Duration::ZERO);
         }
         let (at, _) = self.state.poll_timeout()?;
-        // mio rounds down to milliseconds on its way into epoll; one more spares idle rounds before the deadline.
-        Some(at.saturating_duration_since(clock()) + Duration::from_millis(1))
+        // mio rounds up to milliseconds on its way into epoll: that is late enough for flows that are paced.
+        Some(at.saturating_duration_since(clock()))
     }
 
     fn note_readiness(&mut self, event: &Readiness, now: Instant) {

@@ -1,13 +1,15 @@
 //! One TCP flow: a SYN that is held until the caller decides, then a connection. It turns what happens to the connection into events, and
 //! gives up on peers that are silent. It does not know other flows, nor who calls.
 
+mod bbr;
 mod connection;
-mod cubic;
+mod delivery;
 mod header;
 mod incoming;
 mod numbers;
 mod options;
 mod outgoing;
+mod pacing;
 mod pieces;
 mod rack;
 mod ranges;

@@ -53,6 +53,8 @@ pub(crate) struct Connection {
     v4: bool,
     /// Our initial sequence number.
     iss: Seq,
+    /// Where the flow's further numbers come from: what the initial sequence number does not show.
+    seed: u64,
     /// A SYN is to go out.
     syn_due: bool,
     syns: u32,
@@ -83,12 +85,13 @@ impl Connection {
     }
 
     fn new(stage: Stage, v4: bool, seed: u64, context: &Context<'_>) -> Self {
-        let iss = Seq(seed as u32);
-        let (agreed, settled) = Self::terms(iss, None, context);
+        let (iss, seed) = (Seq(seed as u32), seed >> 32);
+        let (agreed, settled) = Self::terms(iss, seed, None, context);
         Self {
             stage,
             v4,
             iss,
+            seed,
             syn_due: true,
             syns: 0,
             syn_at: context.now,
@@ -103,7 +106,12 @@ impl Connection {
     }
 
     /// What both sides' SYNs lead to.
-    fn terms(iss: Seq, syn: Option<&Segment>, context: &Context<'_>) -> (Agreed, Settled) {
+    fn terms(
+        iss: Seq,
+        seed: u64,
+        syn: Option<&Segment>,
+        context: &Context<'_>,
+    ) -> (Agreed, Settled) {
         let options = syn.map(|syn| syn.options).unwrap_or_default();
         let irs = syn.map_or(Seq(0), |syn| syn.seq);
         let agreed = Agreed {
@@ -115,6 +123,7 @@ impl Connection {
             sack: options.sack,
             window: syn.map_or(0, |syn| u32::from(syn.window)),
             buffer: context.buffer,
+            seed,
         };
         let settled = Settled {
             first: irs.plus(1),
@@ -129,7 +138,7 @@ impl Connection {
 
     /// Takes note of the peer's SYN.
     fn agree(&mut self, syn: &Segment, context: &Context<'_>) {
-        let (agreed, mut settled) = Self::terms(self.iss, Some(syn), context);
+        let (agreed, mut settled) = Self::terms(self.iss, self.seed, Some(syn), context);
         settled.told = if self.syns > 0 {
             u32::from(self.told_window)
         } else {

@@ -68,7 +68,7 @@ impl Rack {
         }
     }
 
-    /// Marks what is lost; returns how many bytes, and how long until more may be (step 5).
+    /// Marks what is lost and gives it to `seen`; returns how many bytes, and how long until more may be (step 5).
     pub(super) fn judge(
         &self,
         board: &mut Scoreboard,
@@ -76,6 +76,7 @@ impl Rack {
         mss: u32,
         (shortest, smoothed): (u64, u64),
         now: Time,
+        mut seen: impl FnMut(&Span),
     ) -> (u32, Option<u64>) {
         if !self.known {
             return (0, None);
@@ -89,6 +90,7 @@ impl Rack {
             }
             let elapsed = now.since(span.sent);
             if elapsed >= allowed {
+                seen(span);
                 return true;
             }
             wait = wait.max(Some(allowed - elapsed));
@@ -120,6 +122,7 @@ fn is_later(sent: Time, end: Seq, other_sent: Time, other_end: Seq) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tcp::delivery::Snapshot;
     use crate::tcp::scoreboard::State;
 
     const MSS: u32 = 100;
@@ -127,8 +130,8 @@ mod tests {
     /// Ten segments at once, and ten a millisecond later.
     fn sent() -> Scoreboard {
         let mut board = Scoreboard::default();
-        board.sent(Seq(0), Seq(1000), Time::default());
-        board.sent(Seq(1000), Seq(2000), at(1));
+        board.sent(Seq(0), Seq(1000), Snapshot::default(), Time::default());
+        board.sent(Seq(1000), Seq(2000), Snapshot::default(), at(1));
         board
     }
 
@@ -143,7 +146,7 @@ mod tests {
     }
 
     fn judge(rack: &Rack, board: &mut Scoreboard, now: Time) -> (u32, Option<u64>) {
-        rack.judge(board, false, MSS, (10_000, 10_000), now)
+        rack.judge(board, false, MSS, (10_000, 10_000), now, |_| {})
     }
 
     #[test]
@@ -185,10 +188,10 @@ mod tests {
         let (mut rack, mut board) = (Rack::default(), sent());
         arrive(&mut rack, &mut board, 100, 1000, at(10));
         assert_eq!(judge(&rack, &mut board, at(10)).0, 100);
-        board.sent_again(Seq(0), Seq(100), at(10));
+        board.sent_again(Seq(0), Seq(100), Snapshot::default(), at(10));
         arrive(&mut rack, &mut board, 1000, 2000, at(11));
         assert_eq!(judge(&rack, &mut board, at(11)).0, 0);
-        board.sent(Seq(2000), Seq(2100), at(11));
+        board.sent(Seq(2000), Seq(2100), Snapshot::default(), at(11));
         arrive(&mut rack, &mut board, 2000, 2100, at(21));
         assert_eq!(judge(&rack, &mut board, at(21)).0, 100);
         assert!(board.judge(|span| span.state == State::Flying) == 0);

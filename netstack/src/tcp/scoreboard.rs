@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use super::delivery::Snapshot;
 use super::sequence::Seq;
 use crate::clock::Time;
 
@@ -30,6 +31,15 @@ pub(super) struct Span {
     pub(super) state: State,
     /// It was sent more than once.
     pub(super) again: bool,
+    /// What was known of the path when it was sent last.
+    pub(super) snapshot: Snapshot,
+}
+
+impl Span {
+    /// Bytes in it.
+    pub(super) fn len(&self) -> u32 {
+        self.end.since(self.start)
+    }
 }
 
 /// Everything from SND.UNA to SND.NXT.
@@ -69,13 +79,14 @@ impl Scoreboard {
     }
 
     /// Takes note of what is sent for the first time; `start` is SND.NXT.
-    pub(super) fn sent(&mut self, start: Seq, end: Seq, now: Time) {
+    pub(super) fn sent(&mut self, start: Seq, end: Seq, snapshot: Snapshot, now: Time) {
         if let Some(last) = self.spans.back_mut()
             && last.sent == now
             && last.state == State::Flying
             && !last.again
         {
             last.end = end;
+            last.snapshot.in_flight = snapshot.in_flight;
             return;
         }
         self.spans.push_back(Span {
@@ -84,6 +95,7 @@ impl Scoreboard {
             sent: now,
             state: State::Flying,
             again: false,
+            snapshot,
         });
     }
 
@@ -197,7 +209,7 @@ impl Scoreboard {
     }
 
     /// The first `len` bytes are lost, for all that is known without selective acknowledgements.
-    pub(super) fn lose_first(&mut self, len: u32) {
+    pub(super) fn lose_first(&mut self, len: u32, mut lost: impl FnMut(&Span)) {
         let Some(first) = self.spans.front() else {
             return;
         };
@@ -205,11 +217,12 @@ impl Scoreboard {
             let end = first.end.min(first.start.plus(len));
             self.cut(0, first.start, end);
             self.set_state(0, State::Lost);
+            lost(&self.spans[0]);
         }
     }
 
-    /// All that is not known to have arrived is lost.
-    pub(super) fn lose_all(&mut self) {
+    /// All that is not known to have arrived is lost; `lost` gets what was not known to be.
+    pub(super) fn lose_all(&mut self, mut lost: impl FnMut(&Span)) {
         // The peer threw away what it had (RFC 2018 section 8): what is first can never have arrived out of order.
         if self
             .spans
@@ -220,7 +233,10 @@ impl Scoreboard {
                 self.set_state(index, State::Lost);
             }
         }
-        self.judge(|_| true);
+        self.judge(|span| {
+            lost(span);
+            true
+        });
     }
 
     /// The first bytes to send again.
@@ -242,15 +258,15 @@ impl Scoreboard {
     }
 
     /// Takes note of what is sent again: all of it in one span, as [`Scoreboard::first_lost`] and [`Scoreboard::last`] give it.
-    pub(super) fn sent_again(&mut self, start: Seq, end: Seq, now: Time) {
+    pub(super) fn sent_again(&mut self, start: Seq, end: Seq, snapshot: Snapshot, now: Time) {
         let index = self.spans.partition_point(|span| !span.end.is_after(start));
         if index >= self.spans.len() {
             return;
         }
         let index = self.cut(index, start, end);
         self.set_state(index, State::Flying);
-        self.spans[index].sent = now;
-        self.spans[index].again = true;
+        let span = &mut self.spans[index];
+        (span.sent, span.again, span.snapshot) = (now, true, snapshot);
     }
 }
 
@@ -264,7 +280,12 @@ mod tests {
         let mut board = Scoreboard::default();
         let mut at = Seq(0);
         for (index, &len) in lens.iter().enumerate() {
-            board.sent(at, at.plus(len), Time::default().plus(index as u64));
+            board.sent(
+                at,
+                at.plus(len),
+                Snapshot::default(),
+                Time::default().plus(index as u64),
+            );
             at = at.plus(len);
         }
         board
@@ -281,9 +302,9 @@ mod tests {
     fn one_batch_is_one_span() {
         let mut board = Scoreboard::default();
         let now = Time::default();
-        board.sent(Seq(0), Seq(10), now);
-        board.sent(Seq(10), Seq(30), now);
-        board.sent(Seq(30), Seq(40), now.plus(1));
+        board.sent(Seq(0), Seq(10), Snapshot::default(), now);
+        board.sent(Seq(10), Seq(30), Snapshot::default(), now);
+        board.sent(Seq(30), Seq(40), Snapshot::default(), now.plus(1));
         assert_eq!(
             states(&board),
             [(0, 30, State::Flying), (30, 40, State::Flying)]
@@ -303,7 +324,12 @@ mod tests {
         assert_eq!((board.arrived(), board.pipe()), (40, 60));
         assert_eq!(board.judge(|span| span.start.0 < 40), 40);
         assert_eq!(board.first_lost(), Some((Seq(0), Seq(40))));
-        board.sent_again(Seq(0), Seq(10), Time::default().plus(9));
+        board.sent_again(
+            Seq(0),
+            Seq(10),
+            Snapshot::default(),
+            Time::default().plus(9),
+        );
         assert_eq!(board.first_lost(), Some((Seq(10), Seq(40))));
         assert_eq!((board.pipe(), board.flight()), (30, 100));
         let mut seen = Vec::new();
@@ -321,10 +347,10 @@ mod tests {
     fn a_peer_that_threw_away_what_it_had() {
         let mut board = board(&[10, 10, 10]);
         board.arrive(Seq(10), Seq(20), |_| {});
-        board.lose_all();
+        board.lose_all(|_| {});
         assert_eq!((board.arrived(), board.pipe()), (10, 0));
         board.acknowledge(Seq(10), |_| {});
-        board.lose_all();
+        board.lose_all(|_| {});
         assert_eq!(
             (board.arrived(), board.first_lost()),
             (0, Some((Seq(10), Seq(20))))
@@ -369,7 +395,7 @@ mod tests {
                     _ => {
                         if let Some((first, end)) = board.first_lost() {
                             let end = end.min(first.plus(len));
-                            board.sent_again(first, end, Time::default().plus(step as u64));
+                            board.sent_again(first, end, Snapshot::default(), Time::default().plus(step as u64));
                             bytes[first.0 as usize..end.0 as usize].fill(State::Flying);
                         }
                     }

@@ -1,11 +1,14 @@
 //! The sending half of one flow: what goes out next, and what acknowledgements say about it. Loss is found by RACK-TLP (RFC 8985),
-//! or by duplicates where the peer has no selective acknowledgements (RFC 6582); congestion is CUBIC's. It makes no packets.
+//! or by duplicates where the peer has no selective acknowledgements (RFC 6582); how much goes out is BBR's, and the
+//! pacer's. It makes no packets.
 
 mod acknowledged;
 mod timers;
 
-use super::cubic::Cubic;
+use super::bbr::Bbr;
+use super::delivery::Snapshot;
 use super::outgoing::Outgoing;
+use super::pacing::Pacer;
 use super::rack::Rack;
 use super::recovery::Recovery;
 use super::rto::RoundTrip;
@@ -52,8 +55,13 @@ pub(super) struct Sender {
     board: Scoreboard,
     rack: Rack,
     pub(super) round_trip: RoundTrip,
-    cubic: Cubic,
+    bbr: Bbr,
+    pacer: Pacer,
+    /// When the pacer lets more out.
+    paced_until: Option<Time>,
     recovery: Option<Recovery>,
+    /// Bytes sent again since the last recovery began of which the peer did not say that they came twice.
+    repeated: u32,
     duplicates: u32,
     /// The congestion window kept something from going out when SND.NXT was here.
     held_back_at: Option<Seq>,
@@ -91,6 +99,8 @@ pub(super) struct Agreed {
     pub(super) window: u32,
     /// The most that may be queued, in bytes.
     pub(super) buffer: u32,
+    /// Where chance comes from.
+    pub(super) seed: u64,
 }
 
 impl Sender {
@@ -111,8 +121,11 @@ impl Sender {
             board: Scoreboard::default(),
             rack: Rack::default(),
             round_trip,
-            cubic: Cubic::new(mss, agreed.buffer),
+            bbr: Bbr::new(mss, agreed.buffer, agreed.seed, now),
+            pacer: Pacer::new(mss, now),
+            paced_until: None,
             recovery: None,
+            repeated: 0,
             duplicates: 0,
             held_back_at: None,
             finishing: false,
@@ -125,6 +138,12 @@ impl Sender {
             probe: None,
             persist_at: None,
         }
+    }
+
+    /// The handshake took so long.
+    pub(super) fn timed(&mut self, micros: u64, now: Time) {
+        self.round_trip.sample(micros, now);
+        self.bbr.timed(micros, now);
     }
 
     /// SND.NXT.
@@ -159,17 +178,21 @@ impl Sender {
         self.finishing = true;
     }
 
-    /// Bytes that may be queued now: about two congestion windows, `most` at most.
+    /// Bytes that may be queued now: about two congestion windows, `most` at most. What arrived behind a gap takes memory, but does not
+    /// count otherwise: a repetition that is lost as well would stop the flow for round trips.
     pub(super) fn room(&self, most: u32) -> usize {
         if self.finishing {
             return 0;
         }
-        self.limit(most).saturating_sub(self.outgoing.len())
+        let queued = self.outgoing.len();
+        let missing = queued.saturating_sub(self.board.arrived() as usize);
+        let room = self.limit(most).saturating_sub(missing);
+        room.min((most as usize).saturating_sub(queued))
     }
 
     /// Bytes that may be queued when nothing is.
     pub(super) fn limit(&self, most: u32) -> usize {
-        let windows = self.cubic.window() as usize * QUEUED_WINDOWS;
+        let windows = self.bbr.window() as usize * QUEUED_WINDOWS;
         windows.max(LEAST_QUEUE).min(most as usize)
     }
 
@@ -183,7 +206,7 @@ impl Sender {
         let whole = mss.min(self.peer_mss);
         if whole != self.mss {
             self.mss = whole;
-            self.cubic.set_mss(whole);
+            self.bbr.set_mss(whole);
         }
         whole.saturating_sub(options).max(1)
     }
@@ -191,10 +214,36 @@ impl Sender {
     /// What goes out next, in segments of `size`, `most` bytes at most: it counts as sent. What is lost comes first.
     pub(super) fn next(&mut self, size: u32, most: u32, now: Time) -> Option<Outbound> {
         let most = (most / size).max(1) * size;
-        if let Some(again) = self.next_again(size, most, now) {
-            return Some(again);
+        self.paced_until = None;
+        let mut next = self.next_again(size, most, now);
+        if next.is_none() && self.paced_until.is_none() {
+            next = self.next_new(size, most, now);
         }
-        self.next_new(size, most, now)
+        if next.is_none() && self.waiting() == 0 {
+            self.limited();
+        }
+        next
+    }
+
+    /// Takes note that there is less to send than may go out.
+    fn limited(&mut self) {
+        let pipe = self.board.pipe();
+        if pipe < self.bbr.window() && self.board.first_lost().is_none() {
+            self.bbr.delivery().limited(pipe);
+        }
+    }
+
+    /// How many of the `wanted` bytes the pacer lets out: a portion of whole segments, or all.
+    fn pace(&mut self, wanted: u32, size: u32, now: Time) -> u32 {
+        let Some(rate) = self.bbr.pacing_rate() else {
+            return wanted;
+        };
+        let allowed = self.pacer.allows(wanted, rate, self.mss, now);
+        if allowed == wanted {
+            return wanted;
+        }
+        self.paced_until = Some(self.pacer.ready_at(rate));
+        allowed / size * size
     }
 
     fn next_again(&mut self, size: u32, most: u32, now: Time) -> Option<Outbound> {
@@ -207,7 +256,7 @@ impl Sender {
             .recovery
             .as_ref()
             .is_some_and(|recovery| recovery.first_due);
-        let room = self.cubic.window().saturating_sub(self.board.pipe());
+        let room = self.bbr.window().saturating_sub(self.board.pipe());
         let room = if forced { room.max(size) } else { room };
         let whole = self.reach(start, end.since(start), size);
         let len = whole.min(most).min(if room < whole {
@@ -215,6 +264,7 @@ impl Sender {
         } else {
             room
         });
+        let len = self.pace(len, size, now);
         if len == 0 {
             return None;
         }
@@ -222,10 +272,12 @@ impl Sender {
     }
 
     fn send_again(&mut self, start: Seq, end: Seq, now: Time) -> Outbound {
-        self.board.sent_again(start, end, now);
+        let snapshot = self.snapshot(end.since(start), now);
+        self.board.sent_again(start, end, snapshot, now);
+        self.repeated = self.repeated.saturating_add(end.since(start));
         self.active_at = now;
         if let Some(recovery) = &mut self.recovery {
-            recovery.sent(end.since(start));
+            recovery.first_due = false;
         }
         self.outbound(start, end)
     }
@@ -260,12 +312,13 @@ impl Sender {
         }
         self.restart_after_idle(now);
         let room = self.edge.distance(self.nxt).max(0).cast_unsigned();
-        let allowed = self.cubic.window().saturating_sub(self.board.pipe());
+        let allowed = self.bbr.window().saturating_sub(self.board.pipe());
         let whole = self.reach(self.nxt, waiting.min(most), size);
         let len = self.whole_segments(whole, room, allowed, size);
         if len < whole && allowed < whole {
             self.held_back_at = Some(self.nxt);
         }
+        let len = self.pace(len, size, now);
         if len == 0 && !(fin_due && waiting == 0 && (room > 0 || self.board.is_empty())) {
             return None;
         }
@@ -296,7 +349,8 @@ impl Sender {
         if self.board.is_empty() {
             self.progress_at = now;
         }
-        self.board.sent(start, end, now);
+        let snapshot = self.snapshot(end.since(start), now);
+        self.board.sent(start, end, snapshot, now);
         self.nxt = end;
         self.active_at = now;
         self.persist_at = None;
@@ -304,9 +358,16 @@ impl Sender {
             self.probe = None;
         }
         if let Some(recovery) = &mut self.recovery {
-            recovery.sent(end.since(start));
+            recovery.first_due = false;
         }
         self.outbound(start, end)
+    }
+
+    /// What is known of the path now that so many bytes go out.
+    fn snapshot(&mut self, len: u32, now: Time) -> Snapshot {
+        self.pacer.spend(len);
+        let pipe = self.board.pipe();
+        self.bbr.delivery().sent(len, pipe, now)
     }
 
     fn outbound(&self, start: Seq, end: Seq) -> Outbound {
@@ -345,8 +406,7 @@ impl Sender {
 
     fn restart_after_idle(&mut self, now: Time) {
         if self.board.is_empty() {
-            let idle = now.since(self.active_at);
-            self.cubic.paused(idle, self.round_trip.timeout());
+            self.bbr.restarts(now);
             self.active_at = now;
         }
     }

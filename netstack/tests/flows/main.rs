@@ -12,6 +12,7 @@ mod datagrams;
 mod link;
 mod openings;
 mod pair;
+mod paths;
 mod robustness;
 mod throughput;
 mod transfers;

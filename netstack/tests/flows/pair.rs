@@ -23,6 +23,8 @@ pub struct Script {
     pub finish_last: bool,
     /// Bytes read at a time.
     pub read: usize,
+    /// Nobody looks at the bytes: there are too many.
+    pub bulk: bool,
 }
 
 /// Bytes that can be checked without keeping them.
@@ -52,6 +54,7 @@ impl Script {
             expect: down,
             finish_last: false,
             read: 16 * 1024,
+            bulk: false,
         };
         [
             client,
@@ -119,6 +122,14 @@ impl Program {
 
     pub fn write(&mut self, stack: &mut Netstack, now: Instant) {
         let Pattern { len, .. } = self.script.send;
+        while self.script.bulk && self.sent < len {
+            let rest = len - self.sent;
+            let taken = stack.tcp_send_with(self.flow, now, |free| free.len().min(rest));
+            self.sent += taken;
+            if taken == 0 {
+                return;
+            }
+        }
         while self.sent < len {
             let chunk: Vec<u8> = (self.sent..len.min(self.sent + 8192))
                 .map(|at| self.script.send.byte(at))
@@ -136,6 +147,13 @@ impl Program {
     }
 
     fn read(&mut self, stack: &mut Netstack, now: Instant) {
+        while self.script.bulk {
+            let taken = stack.tcp_recv_with(self.flow, now, <[u8]>::len);
+            self.received += taken;
+            if taken == 0 {
+                return;
+            }
+        }
         let mut buf = vec![0; self.script.read];
         loop {
             let ready = stack.tcp_recv_ready(self.flow);

@@ -16,7 +16,9 @@ fn both_ways_at_once() {
     pair.open(1000, Script::both_ways(1, 3_000_000, 2_000_000));
     pair.run_until(PATIENCE, Pair::all_ended);
     pair.assert_all_closed();
-    assert!(pair.wakes < 100, "{} wake-ups", pair.wakes);
+    // Each sender waits for its pacing once a millisecond at most.
+    let millis = (pair.now - pair.start).as_millis() as u64;
+    assert!(pair.wakes < 100 + 2 * millis, "{} in {millis}", pair.wakes);
 }
 
 #[test]

@@ -99,7 +99,7 @@ impl Connection {
         self.syn_due = false;
         if self.syns == 1 {
             let trip = context.now.since(self.syn_at);
-            self.sender.round_trip.sample(trip, context.now);
+            self.sender.timed(trip, context.now);
         }
         self.sender.round_trip.answered();
     }

@@ -3,6 +3,7 @@
 use super::{Recovery, Sender};
 use crate::clock::Time;
 use crate::memory::Memory;
+use crate::tcp::delivery::Sample;
 use crate::tcp::scoreboard::Span;
 use crate::tcp::segment::Segment;
 use crate::tcp::sequence::Seq;
@@ -19,8 +20,10 @@ struct News {
     advanced: bool,
     /// The latest sending time of what was sent once.
     sent: Option<Time>,
-    /// The peer told of something that came twice.
-    duplicate: bool,
+    /// What of it was sent last.
+    latest: Option<Span>,
+    /// Bytes that the peer says came twice (RFC 2883).
+    twice: u32,
 }
 
 impl Sender {
@@ -39,7 +42,7 @@ impl Sender {
         if self.board.is_empty() {
             return true;
         }
-        let (before, flight) = (self.una, self.board.flight());
+        let before = self.una;
         let news = self.take_news(segment, ack, memory, now);
         let duplicate = segment.is_bare() && ack == before && !news.advanced && !moved;
         if let Some(sent) = news.sent {
@@ -48,7 +51,7 @@ impl Sender {
         self.end_tail_probe(ack, &news, duplicate);
         self.find_losses(ack, &news, duplicate, now);
         self.end_recovery(ack);
-        self.adjust_window(&news, before, flight, now);
+        self.tell_bbr(&news, before, now);
         true
     }
 
@@ -78,7 +81,11 @@ impl Sender {
         let shortest = self.round_trip.shortest();
         let Self { board, rack, .. } = self;
         let mut seen = |span: Span| {
-            news.delivered += span.end.since(span.start);
+            news.delivered += span.len();
+            news.latest = news
+                .latest
+                .filter(|latest| latest.sent > span.sent)
+                .or(Some(span));
             if !span.again {
                 news.sent = news.sent.max(Some(span.sent));
             }
@@ -93,7 +100,7 @@ impl Sender {
                 if ahead {
                     board.arrive(start, end, &mut seen);
                 } else if !end.is_after(ack) {
-                    news.duplicate = true;
+                    news.twice += end.distance(start).max(0).cast_unsigned();
                 }
             }
         }
@@ -108,10 +115,21 @@ impl Sender {
         if news.delivered > 0 {
             self.active_at = now;
         }
-        if news.duplicate {
+        if news.twice > 0 {
             self.rack.duplicate(self.una, self.nxt);
+            self.came_twice(news.twice);
         }
         news
+    }
+
+    /// When all that was sent again came twice, nothing was lost.
+    fn came_twice(&mut self, bytes: u32) {
+        if self.repeated > 0 {
+            self.repeated = self.repeated.saturating_sub(bytes);
+            if self.repeated == 0 {
+                self.bbr.lost_nothing();
+            }
+        }
     }
 
     /// A tail loss probe that repeated something, and was needed, is a loss that recovery did not see (RFC 8985 section 7.4).
@@ -122,19 +140,18 @@ impl Sender {
         if ack.is_before(end) {
             return;
         }
-        let needed = again && !news.duplicate && ack.is_after(end);
+        let needed = again && news.twice == 0 && ack.is_after(end);
         if needed && self.recovery.is_none() {
-            self.cubic.lost();
-            self.cubic.recovered();
+            self.bbr.lost_unseen();
         }
-        if !again || needed || news.duplicate || duplicate || self.board.is_empty() {
+        if !again || needed || news.twice > 0 || duplicate || self.board.is_empty() {
             self.tail_probe = None;
         }
     }
 
     fn find_losses(&mut self, ack: Seq, news: &News, duplicate: bool, now: Time) {
         if !self.sack {
-            return self.count_duplicates(ack, news, duplicate);
+            return self.count_duplicates(ack, news, duplicate, now);
         }
         if self.board.has_gaps() || self.recovery.is_some() {
             self.judge(now);
@@ -148,9 +165,12 @@ impl Sender {
         let shortest = self.round_trip.shortest();
         let trips = (shortest, self.round_trip.smoothed().unwrap_or(shortest));
         let recovering = self.recovery.is_some();
-        let (lost, wait) = self
-            .rack
-            .judge(&mut self.board, recovering, self.mss, trips, now);
+        let Self {
+            rack, board, bbr, ..
+        } = self;
+        let (lost, wait) = rack.judge(board, recovering, self.mss, trips, now, |span| {
+            bbr.lost(span.len(), &span.snapshot, now);
+        });
         self.reorder_at = wait.map(|wait| now.plus(wait.max(1)));
         if lost > 0 {
             self.recover();
@@ -158,7 +178,7 @@ impl Sender {
     }
 
     /// Without selective acknowledgements (RFC 6582).
-    fn count_duplicates(&mut self, ack: Seq, news: &News, duplicate: bool) {
+    fn count_duplicates(&mut self, ack: Seq, news: &News, duplicate: bool, now: Time) {
         if news.advanced {
             self.duplicates = 0;
             let partial = self
@@ -166,58 +186,53 @@ impl Sender {
                 .as_ref()
                 .is_some_and(|recovery| ack.is_before(recovery.until));
             if partial {
-                self.board.lose_first(self.mss);
+                self.lose_first(now);
             }
         } else if duplicate {
             self.duplicates += 1;
             if self.duplicates == DUPLICATES && self.recovery.is_none() {
-                self.board.lose_first(self.mss);
+                self.lose_first(now);
                 self.recover();
             }
         }
     }
 
+    fn lose_first(&mut self, now: Time) {
+        let Self { board, bbr, .. } = self;
+        board.lose_first(self.mss, |span| {
+            bbr.lost(span.len(), &span.snapshot, now);
+        });
+    }
+
     fn recover(&mut self) {
         if self.recovery.is_none() {
-            self.cubic.lost();
-            self.recovery = Some(Recovery::new(self.nxt, self.board.flight(), false));
+            self.recovery = Some(Recovery::new(self.nxt, false));
+            self.repeated = 0;
             self.tail_probe = None;
         }
     }
 
     fn end_recovery(&mut self, ack: Seq) {
         let over = |recovery: &mut Recovery| !ack.is_before(recovery.until);
-        let Some(recovery) = self.recovery.take_if(over) else {
+        if self.recovery.take_if(over).is_none() {
             return;
-        };
-        if !recovery.by_timeout {
-            self.cubic.recovered();
         }
+        self.bbr.recovered();
         self.rack.recovered();
         self.duplicates = 0;
     }
 
-    fn adjust_window(&mut self, news: &News, before: Seq, flight: u32, now: Time) {
-        let delivered = news.delivered;
-        if delivered == 0 {
+    fn tell_bbr(&mut self, news: &News, before: Seq, now: Time) {
+        let Some(latest) = &news.latest else {
             return;
-        }
-        let (pipe, threshold, mss) = (self.board.pipe(), self.cubic.threshold(), self.mss);
-        match &mut self.recovery {
-            Some(recovery) if !recovery.by_timeout => {
-                let window = recovery.window(delivered, pipe, threshold, mss);
-                self.cubic.set_window(window);
-            }
-            Some(_) => self.cubic.acknowledged(delivered, 0, now),
-            None => {
-                let held = self.held_back_at.is_some_and(|at| !before.is_after(at));
-                let used = self.cubic.in_slow_start()
-                    && 2 * u64::from(flight) >= u64::from(self.cubic.window());
-                if held || used {
-                    let trip = self.round_trip.smoothed().unwrap_or(0);
-                    self.cubic.acknowledged(delivered, trip, now);
-                }
-            }
-        }
+        };
+        let sample = Sample {
+            pipe: self.board.pipe(),
+            round_trip: news.sent.map(|sent| now.since(sent)),
+            window_limited: self.held_back_at.is_some_and(|at| !before.is_after(at)),
+            recovering: self.recovery.is_some(),
+            ..self.bbr.sample(news.delivered, latest, now)
+        };
+        self.bbr.acknowledged(&sample, now);
     }
 }

@@ -25,10 +25,15 @@ impl Sender {
             let timeout = self.timeout_at();
             self.tail_at().map_or(timeout, |tail| tail.min(timeout))
         });
-        [acknowledgement, self.reorder_at, self.persist_at]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            acknowledgement,
+            self.reorder_at,
+            self.persist_at,
+            self.paced_until,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn timeout_at(&self) -> Time {
@@ -76,9 +81,13 @@ impl Sender {
             .recovery
             .as_ref()
             .is_some_and(|recovery| recovery.by_timeout);
-        self.cubic.timed_out(first);
-        self.board.lose_all();
-        self.recovery = Some(Recovery::new(self.nxt, self.board.flight(), true));
+        if first {
+            self.bbr.timed_out();
+            self.repeated = 0;
+        }
+        let Self { board, bbr, .. } = self;
+        board.lose_all(|span| bbr.lost(span.len(), &span.snapshot, now));
+        self.recovery = Some(Recovery::new(self.nxt, true));
         self.round_trip.back_off();
         self.progress_at = now;
         (self.tail_probe, self.probe, self.reorder_at) = (None, None, None);
@@ -87,8 +96,9 @@ impl Sender {
 
     /// Called when nothing goes out: sees to it that a closed window is probed. True when a probe is due now.
     pub(in crate::tcp) fn persist(&mut self, now: Time) -> bool {
-        let blocked =
-            self.board.is_empty() && (self.waiting() > 0 || (self.finishing && self.fin.is_none()));
+        let blocked = self.board.is_empty()
+            && self.paced_until.is_none()
+            && (self.waiting() > 0 || (self.finishing && self.fin.is_none()));
         if !blocked {
             self.probe = None;
             return false;
