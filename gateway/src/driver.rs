@@ -194,10 +194,7 @@ impl Driver {
             if !udp.receive(|from, bytes, stride| {
                 neighbours.sort(from, bytes, stride, |bytes| {
                     let path = Path::Udp(from);
-                    match behind {
-                        true => state.queue_datagrams(path, bytes, stride, now),
-                        false => state.handle_datagrams(path, bytes, stride, now),
-                    }
+                    fairness::take_in(behind, state, path, bytes, stride, now);
                 });
             }) {
                 return;

@@ -63,6 +63,8 @@ pub struct GatewayState {
     /// Datagrams that wait to be opened; there once there were any.
     inbox: Option<Box<Inbox>>,
     inbox_seed: u64,
+    /// Packets that were for flows of the userspace datapath.
+    to_flows: u64,
     /// Initiations whose senders have no session here.
     strangers: Strangers,
     /// How many sessions have flows of the userspace datapath.
@@ -155,6 +157,7 @@ impl GatewayState {
             answer: vec![0; MAX_PACKET],
             inbox: None,
             inbox_seed,
+            to_flows: 0,
             strangers: Strangers::default(),
             with_flows: 0,
             elsewhere: Elsewhere::default(),

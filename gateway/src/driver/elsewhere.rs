@@ -5,7 +5,7 @@ use std::time::Instant;
 use kvpn_gateway_core::{Path, Stranger, StreamId};
 use kvpn_wire::wireguard::PublicKey;
 
-use super::Driver;
+use super::{Driver, fairness};
 use crate::neighbours::Message;
 
 impl Driver {
@@ -33,8 +33,8 @@ impl Driver {
     fn take_over(&mut self, message: Message, now: Instant) {
         match message {
             Message::Datagrams(from, bytes, stride) => {
-                self.state
-                    .handle_datagrams(Path::Udp(from), &bytes, stride, now);
+                let path = Path::Udp(from);
+                fairness::take_in(self.behind, &mut self.state, path, &bytes, stride, now);
             }
             Message::Initiation(stranger) => self.state.handle_stranger(&stranger, now),
             Message::Stream(handover) => {

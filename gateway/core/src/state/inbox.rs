@@ -14,6 +14,10 @@ use crate::event::SessionIndex;
 use crate::output::DropReason;
 use crate::path::Path;
 
+/// Packets for flows that are opened before the flows' sockets have them: each may cost several system calls.
+const FLOW_PACKETS: u64 = 8;
+/// Bytes that are opened before the kernel has them: as many as it takes at once.
+const BYTES: usize = 64 << 10;
 /// Datagrams and bytes that wait. Nothing is dropped for having waited long: ends notice that as delay, and whoever sends too much
 /// as loss when it has no room left.
 const BOUNDS: Settings = Settings {
@@ -56,20 +60,29 @@ impl GatewayState {
         }
     }
 
-    /// Opens the datagram whose turn it is; false when none waits.
+    /// Opens datagrams whose turn it is, as many as are to be opened before what they ask for is done. Whether there may be more.
     pub fn handle_waiting(&mut self, now: Instant) -> bool {
-        let Some(mut inbox) = self.inbox.take() else {
-            return false;
-        };
-        let mut packets = std::mem::take(&mut self.output.packets);
-        let waiting = inbox.pop(now);
-        let any = waiting.is_some();
-        if let Some((datagram, (path, index))) = waiting {
-            self.open(index, path, datagram, &mut packets, now);
+        let (flows, mut bytes) = (self.to_flows + FLOW_PACKETS, 0);
+        while self.to_flows < flows && bytes < BYTES {
+            let Some(length) = self.open_next(now) else {
+                return false;
+            };
+            bytes += length;
         }
+        true
+    }
+
+    /// Opens the datagram whose turn it is; how long it was.
+    fn open_next(&mut self, now: Instant) -> Option<usize> {
+        let mut inbox = self.inbox.take()?;
+        let mut packets = std::mem::take(&mut self.output.packets);
+        let length = inbox.pop(now).map(|(datagram, (path, index))| {
+            self.open(index, path, datagram, &mut packets, now);
+            datagram.len()
+        });
         self.output.packets = packets;
         self.inbox = Some(inbox);
-        any
+        length
     }
 
     /// Whether datagrams wait.

@@ -154,6 +154,7 @@ impl GatewayState {
         };
         match way(&ip, session.block, &self.policy, self.config.kernel) {
             Way::Userspace => {
+                self.to_flows += 1;
                 let is_first = session.netstack.is_none();
                 let limits = &self.config.limits;
                 let (mtu, seed) = (session.limit(), session.netstack_seed);

@@ -43,12 +43,12 @@ fn who_sends_little_is_served_at_once() {
         queue(&mut gateway, &mut noisy, 1200);
     }
     assert_eq!(received(&gateway), 0);
-    for _ in 0..20 {
-        assert!(gateway.handle_waiting(noisy.now));
-    }
+    assert!(gateway.handle_waiting(noisy.now));
+    // A few at a time, so that what they ask for is done in between.
+    assert_eq!(received(&gateway), 8);
     events(&mut gateway);
     queue(&mut gateway, &mut quiet, 100);
-    assert!((0..2).all(|_| gateway.handle_waiting(quiet.now)));
+    assert!(gateway.handle_waiting(quiet.now));
     let opened = events(&mut gateway).into_iter().any(|event| {
         matches!(
             event,
@@ -69,7 +69,7 @@ fn those_who_send_much_take_turns_by_bytes() {
         queue(&mut gateway, &mut small, 200);
         queue(&mut gateway, &mut large, 1200);
     }
-    for _ in 0..280 {
+    for _ in 0..280 / 8 {
         assert!(gateway.handle_waiting(small.now));
     }
     let bytes = |client: &Client| {
@@ -110,7 +110,7 @@ fn a_session_that_ended_is_forgotten() {
     let (mut quiet, _) = pair(&mut gateway);
     queue(&mut gateway, &mut quiet, 100);
     gateway.handle_timeout(quiet.now + super::LEASE);
-    assert!(gateway.handle_waiting(quiet.now + super::LEASE));
+    assert!(gateway.has_waiting());
     assert!(!gateway.handle_waiting(quiet.now + super::LEASE));
     queue(&mut gateway, &mut quiet, 100);
     assert!(!gateway.has_waiting());
