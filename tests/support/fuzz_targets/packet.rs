@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use kvpn_wire::frame::{self, Control, Deframer, Frame};
 use kvpn_wire::packet::build::{self, Unreachable};
-use kvpn_wire::packet::{DnsHeader, FiveTuple, Ip, Version, checksum, clamp_mss};
+use kvpn_wire::packet::{DnsHeader, FiveTuple, Fragments, Ip, Version, checksum, clamp_mss};
 
 /// Any bytes as an IP packet: every view, every answer to it.
 pub(super) fn packet(data: &[u8]) {
@@ -19,6 +19,7 @@ pub(super) fn packet(data: &[u8]) {
     views(&ip);
     answers(&ip);
     clamp(ip.bytes(), checksum::verify(&ip));
+    fragments(&ip);
 }
 
 fn views(ip: &Ip<'_>) {
@@ -70,6 +71,24 @@ fn answers(ip: &Ip<'_>) {
     good_answer(ip, n, &out);
     let n = build::tcp_reset(ip.bytes(), &mut out);
     good_answer(ip, n, &out);
+}
+
+/// What is cut has the packet's end in it, in order, in pieces that are short enough and share its header.
+fn fragments(ip: &Ip<'_>) {
+    let limit = 128 + ip.bytes().len() / 3;
+    let Some(mut fragments) = Fragments::new(ip.bytes(), limit, 7) else {
+        return;
+    };
+    let head = match ip.version() {
+        Version::V4 => ip.header_len(),
+        Version::V6 => 48,
+    };
+    let (mut out, mut joined) = (vec![0; limit], Vec::new());
+    while let Some(n) = fragments.next(&mut out) {
+        assert!(Ip::parse_quoted(&out[..n]).is_ok_and(|piece| piece.total_len() == n));
+        joined.extend_from_slice(&out[head..n]);
+    }
+    assert!(ip.bytes().ends_with(&joined));
 }
 
 fn good_answer(ip: &Ip<'_>, n: Option<usize>, out: &[u8]) {

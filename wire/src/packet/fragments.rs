@@ -7,9 +7,10 @@ use super::{be16, checksum, ipv4, ipv6};
 pub const MIN_IPV6_MTU: usize = 1280;
 
 const FRAGMENT_HEADER: usize = 8;
-/// Its number in the chain of headers, and those of headers that stand before it.
+/// Its number in the chain of headers, and those of the others: with these a packet is not cut, since some stand before it, and all
+/// have to be in the first fragment (RFC 7112).
 const FRAGMENT: u8 = 44;
-const BEFORE_FRAGMENT: [u8; 3] = [0, 43, 60];
+const EXTENSIONS: [u8; 4] = [0, 43, 51, 60];
 
 const DONT_FRAGMENT: u16 = 0x4000;
 const MORE_V4: u16 = 0x2000;
@@ -53,9 +54,18 @@ impl<'a> Fragments<'a> {
             6 => v6(packet, id)?,
             _ => return None,
         };
+        let payload = packet.get(header_len + skip..)?;
+        let begin = match kind {
+            Kind::V4 { field } => usize::from(field & OFFSET_V4) * 8,
+            Kind::V6 { field, .. } => usize::from(field & !7),
+        };
+        // There is no packet that it could be a fragment of.
+        if begin + payload.len() > usize::from(u16::MAX) {
+            return None;
+        }
         Some(Self {
             header: packet.get(..header_len)?,
-            payload: packet.get(header_len + skip..)?,
+            payload,
             limit: limit.max(128),
             given: 0,
             done: false,
@@ -122,7 +132,7 @@ fn v4(packet: &[u8]) -> Option<(usize, usize, Kind)> {
 
 fn v6(packet: &[u8], id: u32) -> Option<(usize, usize, Kind)> {
     let next = *packet.get(6)?;
-    if packet.len() > MIN_IPV6_MTU || BEFORE_FRAGMENT.contains(&next) {
+    if packet.len() > MIN_IPV6_MTU || EXTENSIONS.contains(&next) {
         return None;
     }
     let whole = Kind::V6 {
@@ -134,6 +144,9 @@ fn v6(packet: &[u8], id: u32) -> Option<(usize, usize, Kind)> {
         return Some((ipv6::HEADER, 0, whole));
     }
     let header = packet.get(ipv6::HEADER..ipv6::HEADER + FRAGMENT_HEADER)?;
+    if EXTENSIONS.contains(&header[0]) || header[0] == FRAGMENT {
+        return None;
+    }
     let piece = Kind::V6 {
         field: be16(header, 2),
         id: header[4..].try_into().ok()?,
@@ -239,6 +252,16 @@ mod tests {
             assert!(fine.len() > coarse.len());
             assert_eq!(joined(&fine), packet[header..]);
         }
+    }
+
+    #[test]
+    fn a_fragment_of_what_cannot_be_is_not_cut() {
+        let mut v4 = udp(V4, 1400);
+        v4[6..8].copy_from_slice(&OFFSET_V4.to_be_bytes());
+        assert!(cut(&v4, 1200).is_none());
+        let mut v6 = cut(&udp(V6, 1232), 1240).unwrap().remove(0);
+        v6[42..44].copy_from_slice(&0xfff9_u16.to_be_bytes());
+        assert!(cut(&v6, 600).is_none());
     }
 
     #[test]

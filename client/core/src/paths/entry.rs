@@ -77,7 +77,7 @@ pub(super) struct Outstanding {
 /// How long an answer is waited for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wait {
-    pub(super) due: Duration,
+    due: Duration,
     repeat: Option<Duration>,
 }
 
@@ -241,6 +241,11 @@ impl Entry {
         // So early that the second one's answer is in time too.
         let repeat = Some(DELAY);
         Wait { due, repeat }
+    }
+
+    /// How long the answer to a probe of the MTU is waited for: connections stand still while a lower one is not noticed.
+    pub(super) fn mtu_wait(&self) -> Duration {
+        self.short_wait().due * 3 / 2
     }
 
     /// Handshakes of a session that is not established are given more and more time, since nothing is known about the

@@ -87,7 +87,7 @@ impl Paths {
         let Some(entry) = self.entries.get_mut(&path) else {
             return;
         };
-        let patience = entry.wait().due;
+        let patience = entry.mtu_wait();
         if let Some(size) = entry.mtu.handle_timeout(patience, now) {
             self.sequence = self.sequence.wrapping_add(1);
             self.actions.push_back(Action::Probe {
