@@ -137,7 +137,7 @@ impl Stream {
     /// Both ends know control frames.
     fn agree(&mut self, now: Instant) {
         if self.window.is_none() {
-            self.window = Some(Window::new(self.pushed));
+            self.window = Some(Window::new(self.pushed, now));
             self.ask(now);
         }
     }
