@@ -43,12 +43,13 @@ pub(crate) struct Options {
 pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     let private_key = new_key()?;
     let key = private_key.public();
-    let grant = options.control.create(key, NAME, options.api.is_some())?;
+    let super_packets = options.api.is_some();
+    let grant = options.control.create(key, NAME, super_packets)?;
     let carrier = match (options.api, options.gateway) {
         (Some(kubeconfig), _) => Carrier::Api(kubeconfig),
         (None, gateway) => Carrier::Udp(gateway.context("--gateway or --api")?),
     };
-    renew(options.control, key);
+    renew(options.control, key, super_packets);
     let settings = Settings {
         private_key,
         grant,
@@ -71,11 +72,11 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
 
 /// Renews the session for as long as the program runs.
 #[expect(clippy::disallowed_methods, reason = "nothing but time to wait for")]
-fn renew(control: Control, key: PublicKey) {
+fn renew(control: Control, key: PublicKey, super_packets: bool) {
     std::thread::spawn(move || {
         loop {
             std::thread::sleep(RENEWAL);
-            if let Err(error) = control.create(key, NAME, false) {
+            if let Err(error) = control.create(key, NAME, super_packets) {
                 tracing::warn!(%error, "the session was not renewed");
             }
         }
