@@ -39,6 +39,7 @@ test: test-fast test-cluster ## every test; the cluster's need root and build a 
 .PHONY: test-fast
 test-fast: ## unit tests, simulator, fuzz corpora, namespaces, arrows: no Kubernetes
 	cargo test --locked --workspace --exclude kvpn
+	cargo build --locked -p kvpn-client -p kvpn-gateway -p kvpn-bench
 	cargo test --locked -p kvpn --lib $(FAST_TESTS)
 	python3 -m unittest discover -s benches/tunnels -q
 

@@ -56,7 +56,7 @@ FIGURES = {
     "noise": ("noise offered", "Mbit/s", True),
 }
 CHART = ("up1", "down1", "up4", "down4", "udp-up", "udp-down")
-COLOURS = ("#8d99ae", "#2b6cb0", "#b7791f", "#6b46c1", "#319795", "#2f855a", "#c53030", "#4a5568")
+COLOURS = ("#8d99ae", "#2b6cb0", "#b7791f", "#6b46c1", "#319795", "#2f855a", "#c53030", "#4a5568", "#d69e2e")
 
 
 class Samples:
