@@ -281,6 +281,7 @@ fn transfers_arrive_whole_without_offload_at_either_end() {
         assert_eq!(tun > Some(TunOffload::Plain), laptop);
         assert_eq!(udp.is_some_and(|udp| udp.gso), laptop);
         let told = tunnel.grant.offload.as_deref();
-        assert_eq!(told == Some("TUN none, UDP none"), !gateway, "{told:?}");
+        let none = told.is_some_and(|told| told.starts_with("TUN none, UDP none"));
+        assert_eq!(none, !gateway, "{told:?}");
     }
 }
