@@ -8,6 +8,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use kvpn::outcome::{Outcome, eventually};
@@ -27,8 +28,10 @@ struct Lane {
 
 impl Lane {
     fn new(datapath: &str, mtu: u16) -> Self {
+        static LANES: AtomicU32 = AtomicU32::new(0);
+        let number = LANES.fetch_add(1, Ordering::Relaxed);
         let mut lane = Self {
-            name: format!("kvpn-mtu-{datapath}-{}", std::process::id()),
+            name: format!("kvpn-mtu-{}-{number}", std::process::id()),
             programs: Vec::new(),
         };
         lane.build();
