@@ -80,7 +80,7 @@ bench: bench-tunnels bench-cluster ## beside the peers: tunnels in namespaces, t
 
 .PHONY: bench-tunnels
 bench-tunnels: bench-programs # wireguard-go, boringtun-cli, gotatun-cli and kvpn, two links; needs root
-	python3 benches/tunnels compare --budget 540
+	python3 benches/tunnels compare --budget 600
 
 .PHONY: bench-cluster
 bench-cluster: image bench-programs cluster # kubectl port-forward and kvpn, every datapath and carrier; needs root

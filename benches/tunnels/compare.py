@@ -18,8 +18,11 @@ def run(options):
     ways = open_peers(options.peers.split(","), samples)
     deadline = time.monotonic() + options.budget if options.budget else float("inf")
     try:
-        for rtt, loss in cells:
-            compare_cell(ways, rtt, loss, options, samples, deadline)
+        for number, (rtt, loss) in ((number, cell) for number in range(options.rounds) for cell in cells):
+            if time.monotonic() > deadline:
+                samples.note(f"the time was up before round {number + 1} of {rtt:g} ms, {loss:g} % loss")
+                break
+            compare_cell(ways, rtt, loss, number, options, samples)
     finally:
         for way in ways:
             way.close()
@@ -51,18 +54,16 @@ def link_words(rtt, loss):
     return words
 
 
-def compare_cell(ways, rtt, loss, options, samples, deadline):
+def compare_cell(ways, rtt, loss, number, options, samples):
+    """One round of a cell."""
     cell = f"{rtt:g} ms, {loss:g} % loss"
     for way in ways:
         way.lane.impair(link_words(rtt, loss))
-    for number in range(options.rounds):
-        if time.monotonic() > deadline:
-            samples.note(f"{cell}: {number} of {options.rounds} rounds, the time was up")
-            return
-        for way in ways:
-            print(f"[{time.strftime('%T')}] {cell}, round {number + 1}, {way.title}", file=sys.stderr)
-            for what in options.only.split(","):
-                take(way, what, loss, options.seconds, cell, samples)
+        way.moved()
+    for way in ways:
+        print(f"[{time.strftime('%T')}] {cell}, round {number + 1}, {way.title}", file=sys.stderr)
+        for what in options.only.split(","):
+            take(way, what, loss, options.seconds, cell, samples)
 
 
 def take(way, what, loss, seconds, cell, samples):

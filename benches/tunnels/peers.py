@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from lanes import GATEWAY, GATEWAY_INSIDE, LAPTOP, POD, POD_RANGE, ROOT, Failed, Lane, run
+from lanes import GATEWAY, GATEWAY_INSIDE, LAPTOP, POD, POD_RANGE, ROOT, Failed, Lane, end, run
 
 TOOLS = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "kvpn-tools"
 PROGRAMS = Path(os.environ.get("KVPN_BENCH_PROGRAMS", ROOT / "target/release"))
@@ -43,6 +43,9 @@ class Peer:
         route = self.lane.inside(self.lane.laptop, "ip", "route", "get", POD).split()
         link = self.lane.inside(self.lane.laptop, "cat", f"/sys/class/net/{route[route.index('dev') + 1]}/mtu", check=False)
         return int(link) if link.strip() else None
+
+    def moved(self):
+        """The link is another one now."""
 
     def close(self):
         self.lane.close()
@@ -129,6 +132,8 @@ class KernelWireGuard(WireGuard):
 class Kvpn(Peer):
     """The real gateway and the client's real data path."""
 
+    sessions, flows = 1024, 4096
+
     def set_up(self):
         lane = self.lane
         gateway = lane.start(
@@ -136,14 +141,16 @@ class Kvpn(Peer):
             "--pod-ips", f"{GATEWAY},{GATEWAY_INSIDE}", "--max-sessions", self.sessions, "--max-flows", self.flows,
             "--log", "warn", stderr=log(lane, "gateway"))
         wait_for(lambda: answers(lane), "the gateway's control API", gateway)
+        self.tunnel_processes = [self.connect(self.carrier()), gateway]
+
+    def connect(self, carrier):
+        lane = self.lane
         client = lane.start(
             lane.laptop, program(PROGRAMS / "kvpn-bench"), "tunnel", "--netns", f"/run/netns/{lane.gateway}",
-            *self.carrier(), "--route", POD_RANGE, stdout=subprocess.PIPE, stderr=log(lane, "client"))
+            *carrier, "--route", POD_RANGE, stdout=subprocess.PIPE, stderr=log(lane, "client"))
         if client.stdout.readline() != b"ready\n":
             raise Failed(f"{self.title}: the client did not get ready; see {log_path(lane, 'client')}")
-        self.tunnel_processes += [client, gateway]
-
-    sessions, flows = 1024, 4096
+        return client
 
     def carrier(self):
         return ["--gateway", f"{GATEWAY}:{UDP_PORT}"]
@@ -171,7 +178,15 @@ class OverApi:
             raise Failed("the port-forward's stand-in did not get ready")
         kubeconfig = Path(f"/tmp/{lane.laptop}.kubeconfig")
         kubeconfig.write_text(json.dumps(kubeconfig_for(f"http://{listen}")), encoding="utf-8")
-        return ["--api", kubeconfig]
+        self.stream = ["--api", kubeconfig]
+        return self.stream
+
+    def moved(self):
+        """A new stream: TCP takes the shortest round trip that it met for the path's own, for 10 s or more."""
+        client, gateway = self.tunnel_processes
+        end(client)
+        self.lane.processes.remove(client)
+        self.tunnel_processes = [self.connect(self.stream), gateway]
 
 
 class KvpnKernelApi(OverApi, KvpnKernel):
