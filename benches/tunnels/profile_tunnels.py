@@ -35,7 +35,7 @@ def record(way, process, seconds):
 def table(data):
     text = run("perf", "report", "-q", "-i", data, "--stdio", "--sort", "dso,symbol", "--percent-limit", "0.5", limit=60)
     run("rm", "-f", data)
-    lines = [line.rstrip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    lines = [line.rstrip(" -") for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if not lines:
         raise Failed("perf saw nothing")
     return lines[:TOP]
