@@ -1,10 +1,11 @@
 //! What both ends of a kvpn tunnel agree on: packet views, super-packets, the WireGuard session, carrier framing,
-//! control messages, names and address ranges.
+//! control messages, exposures, names and address ranges.
 //!
 //! Nothing here reads a clock, draws randomness, opens a socket or starts a thread: `now` and seeds
 //! come in as arguments. The exceptions sit inside boringtun and are named in [`wireguard`].
 
 pub mod control;
+pub mod exposure;
 pub mod fq_codel;
 pub mod frame;
 pub mod name;
