@@ -17,6 +17,8 @@ pub mod stream;
 pub mod window;
 pub mod wireguard;
 
+use std::ops::RangeInclusive;
+
 /// TCP port of the control API: on 127.0.0.1 in the pod, and on the gateway's tunnel address.
 pub const CONTROL_PORT: u16 = 6180;
 
@@ -28,6 +30,10 @@ pub const HEALTH_PORT: u16 = 6182;
 
 /// UDP port of the `udp` carrier.
 pub const WIREGUARD_PORT: u16 = 51820;
+
+/// Ports of the gateway pod at which exposures are listened for: above the well-known ones, below those that Linux gives to
+/// outgoing connections (32768 to 60999).
+pub const EXPOSURE_PORTS: RangeInclusive<u16> = 20000..=32767;
 
 /// Largest inner packet, in bytes, on the tunnel interface.
 ///

@@ -38,7 +38,8 @@ pub struct Expose {
     /// Who it is, for others to read: `ana@laptop`. Shown, never parsed.
     #[serde(default)]
     pub owner: String,
-    /// The Service's ports that are exposed, 1 to [`MAX_EXPOSED_PORTS`]; a port and protocol once.
+    /// All ports of the Service, 1 to [`MAX_EXPOSED_PORTS`]; a port and protocol once. A Service's selector is swapped for all of
+    /// its ports, so that the gateway has to serve those too which nobody exposes.
     pub ports: Vec<ExposedPort>,
     /// What goes to the laptop.
     #[serde(default)]
@@ -73,8 +74,9 @@ pub struct ExposedPort {
     /// Kubernetes' `appProtocol`, such as `kubernetes.io/h2c` or `https`; empty when the Service says nothing.
     #[serde(default)]
     pub app_protocol: String,
-    /// The port of 127.0.0.1 on the laptop.
-    pub laptop_port: u16,
+    /// The port of 127.0.0.1 on the laptop; `None`: this port is not exposed, all of it goes to the origin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub laptop_port: Option<u16>,
     /// The port at the gateway to which the Service's traffic goes already (an exposure taken up again); the gateway chooses
     /// where it is `None`, and may not give another than this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -84,7 +86,7 @@ pub struct ExposedPort {
 /// Why an [`Expose`] cannot be done, whoever asks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnusableExposure {
-    /// No port.
+    /// No port, or none that goes to the laptop.
     #[error("no port is exposed")]
     NoPorts,
     /// More than [`MAX_EXPOSED_PORTS`].
@@ -125,6 +127,9 @@ impl Expose {
             1..=MAX_EXPOSED_PORTS => {}
             many => return Err(UnusableExposure::TooManyPorts(many)),
         }
+        if self.ports.iter().all(|port| port.laptop_port.is_none()) {
+            return Err(UnusableExposure::NoPorts);
+        }
         if self.origin.is_none() && self.traffic != Traffic::All {
             return Err(UnusableExposure::NoOrigin(self.traffic.to_string()));
         }
@@ -145,16 +150,38 @@ impl Expose {
     }
 
     fn check_port(&self, port: &ExposedPort) -> Result<(), UnusableExposure> {
-        if port.port == 0 || port.laptop_port == 0 || port.gateway_port == Some(0) {
+        if port.port == 0 || port.laptop_port == Some(0) || port.gateway_port == Some(0) {
             return Err(UnusableExposure::PortZero);
         }
-        if port.protocol == Protocol::Udp && self.traffic.needs_requests() {
-            return Err(UnusableExposure::UdpMatch(port.port));
+        let is_udp = port.protocol == Protocol::Udp;
+        match port.laptop_port {
+            None if self.origin.is_none() => Err(UnusableExposure::NoOrigin(format!(
+                "not port {}/{}",
+                port.port, port.protocol
+            ))),
+            Some(_) if is_udp && self.traffic.needs_requests() => {
+                Err(UnusableExposure::UdpMatch(port.port))
+            }
+            Some(_) if is_udp && self.proxy_protocol => {
+                Err(UnusableExposure::UdpProxyProtocol(port.port))
+            }
+            Some(_) | None => Ok(()),
         }
-        if port.protocol == Protocol::Udp && self.proxy_protocol {
-            return Err(UnusableExposure::UdpProxyProtocol(port.port));
-        }
-        Ok(())
+    }
+
+    /// Whether two sessions may have these of one Service at once: each port is exposed by one of them at most, or no request can
+    /// belong to both.
+    pub fn is_disjoint(&self, other: &Self) -> bool {
+        let exposed = |expose: &Self, port: &ExposedPort| {
+            expose.ports.iter().any(|own| {
+                own.laptop_port.is_some() && (own.port, own.protocol) == (port.port, port.protocol)
+            })
+        };
+        let shares_port = self
+            .ports
+            .iter()
+            .any(|port| exposed(self, port) && exposed(other, port));
+        !shares_port || self.traffic.is_disjoint(&other.traffic)
     }
 }
 
@@ -383,7 +410,7 @@ mod tests {
         };
         assert_eq!(why(|expose| expose.ports.clear()), "no port is exposed");
         assert_eq!(
-            why(|expose| expose.ports[0].laptop_port = 0),
+            why(|expose| expose.ports[0].laptop_port = Some(0)),
             "port 0 cannot be exposed"
         );
         assert_eq!(
@@ -405,8 +432,29 @@ mod tests {
         );
         let alone = |expose: &mut Expose| (expose.origin, expose.traffic) = (None, Traffic::Mirror);
         assert!(why(alone).contains("there is no origin for the rest"));
+        assert_eq!(
+            why(|expose| expose
+                .ports
+                .iter_mut()
+                .for_each(|port| port.laptop_port = None)),
+            "no port is exposed"
+        );
         let many = |expose: &mut Expose| expose.ports = vec![expose.ports[0].clone(); 65];
         assert!(why(many).starts_with("65 ports"));
+    }
+
+    #[test]
+    fn sessions_share_a_service_by_port_or_by_rule() {
+        let (mut one, mut two) = (request(), request());
+        assert!(!one.is_disjoint(&two));
+        one.ports[0].laptop_port = None;
+        two.ports[1].laptop_port = None;
+        assert!(one.is_disjoint(&two) && two.is_disjoint(&one));
+        let (mut one, mut two) = (request(), request());
+        one.traffic = serde_json::from_str(r#"{"match":{"methods":["GET"]}}"#).unwrap();
+        assert!(!one.is_disjoint(&two));
+        two.traffic = serde_json::from_str(r#"{"match":{"methods":["PUT"]}}"#).unwrap();
+        assert!(one.is_disjoint(&two));
     }
 
     #[test]
