@@ -100,6 +100,24 @@ pub enum Error {
         /// Whose it is, or the server's words.
         message: String,
     },
+    /// A Service cannot be exposed, or not without `--force`.
+    #[error("{object} {why}")]
+    Refused {
+        /// Kind, namespace and name.
+        object: String,
+        /// What is the matter with it: the end of a sentence that begins with the object.
+        why: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// A Service cannot be exposed because of somebody else's exposure.
+    #[error("{object} cannot be exposed: {why}")]
+    Taken {
+        /// Kind, namespace and name.
+        object: String,
+        /// Who has it, since when, or what happened to the claim.
+        why: String,
+    },
     /// A port-forward to a pod cannot be opened or broke.
     #[error("the port-forward to {pod}, port {port}, failed: {why}")]
     Forward {
@@ -140,7 +158,7 @@ impl Error {
         match self {
             Self::Forbidden { .. } => 4,
             Self::Unreachable { .. } => 5,
-            Self::Conflict { .. } => 6,
+            Self::Conflict { .. } | Self::Taken { .. } => 6,
             Self::Config { .. }
             | Self::Context { .. }
             | Self::ExecPlugin { .. }
@@ -148,6 +166,7 @@ impl Error {
             | Self::NotFound { .. }
             | Self::Rejected { .. }
             | Self::NotReady { .. }
+            | Self::Refused { .. }
             | Self::Forward { .. }
             | Self::Gateway { .. }
             | Self::Api { .. } => 1,
@@ -182,11 +201,15 @@ impl Error {
             )),
             Self::Rejected { message, .. } => classify::rejection_hint(message),
             Self::NotReady { hint, .. } => Some(hint.clone()),
+            Self::Refused { remedy, .. } => Some(remedy.clone()),
             Self::Forward { .. } => Some(
                 "check that the pod runs, and that proxies on the way let WebSocket upgrades pass"
                     .into(),
             ),
-            Self::NotFound { .. } | Self::Conflict { .. } | Self::Api { .. } => None,
+            Self::NotFound { .. }
+            | Self::Conflict { .. }
+            | Self::Taken { .. }
+            | Self::Api { .. } => None,
         }
     }
 }

@@ -164,7 +164,7 @@ impl Cluster {
                     if kind.is_optional() =>
                 {
                     installed.skipped.push(format!(
-                        "{} left out ({error}): the gateway cannot watch Services by itself",
+                        "{} left out ({error}): the gateway cannot restore exposed Services by itself",
                         kind.object_text()
                     ));
                 }

@@ -33,12 +33,14 @@ mod forward;
 mod gateway;
 mod install;
 mod installed;
+mod lease;
 mod manifest;
 mod namespaces;
 mod preflight;
 mod rbac;
 mod ready;
 mod session;
+mod takeover;
 #[cfg(test)]
 mod testing;
 
@@ -48,10 +50,16 @@ pub use error::Error;
 pub use forward::Forward;
 pub use gateway::GatewayPod;
 pub use install::{Installed, Uninstalled};
+pub use lease::{LEASE_DURATION, LEASE_RENEWAL, LeaseObserver, LeaseRecord};
 pub use manifest::{DatapathChoice, GatewaySpec, UdpExposure, manifest, to_yaml};
 pub use preflight::{Missing, Purpose};
 pub use rbac::{RbacLevel, RbacSpec, Subject, rbac};
 pub use ready::Progress;
+pub use takeover::{
+    ANNOTATION, Annotation, BadAnnotation, Claim, ExposedService, ExposureWish, Finding,
+    Inspection, Original, OriginalPort, Owner, Restored, ServiceChange, Severity, TargetPort,
+    Whose,
+};
 
 /// Name of every object that kvpn installs (StatefulSet, Service, ServiceAccount, Role, RoleBinding).
 pub const GATEWAY_NAME: &str = "kvpn-gateway";

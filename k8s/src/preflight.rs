@@ -13,6 +13,8 @@ use std::fmt;
 pub enum Purpose {
     /// Finding a gateway and opening a session through it.
     Connect,
+    /// Exposing Services through a gateway.
+    Expose,
     /// Installing a gateway, and connecting to it.
     Install,
 }
@@ -59,6 +61,34 @@ const CONNECT: &[Right] = &[
     Right {
         verb: "create",
         resource: "pods/portforward",
+    },
+];
+
+/// What an exposure cannot do without; autoscalers and policies are looked for only where they may be.
+const EXPOSE: &[Right] = &[
+    Right {
+        verb: "get",
+        resource: "services",
+    },
+    Right {
+        verb: "create",
+        resource: "services",
+    },
+    Right {
+        verb: "patch",
+        resource: "services",
+    },
+    Right {
+        verb: "delete",
+        resource: "services",
+    },
+    Right {
+        verb: "list",
+        resource: "endpointslices.discovery.k8s.io",
+    },
+    Right {
+        verb: "watch",
+        resource: "endpointslices.discovery.k8s.io",
     },
 ];
 
@@ -110,6 +140,7 @@ const INSTALL: &[Right] = &[
 pub(crate) fn rights(purpose: Purpose) -> Vec<Right> {
     match purpose {
         Purpose::Connect => CONNECT.to_vec(),
+        Purpose::Expose => [CONNECT, EXPOSE].concat(),
         Purpose::Install => [CONNECT, INSTALL].concat(),
     }
 }

@@ -4,6 +4,7 @@ use crate::manifest::{documents, place};
 use serde_json::{Value, json};
 
 const CONNECT: &str = include_str!("../manifests/rbac-connect.yaml");
+const EXPOSE: &str = include_str!("../manifests/rbac-expose.yaml");
 const INSTALL: &str = include_str!("../manifests/rbac-install.yaml");
 const DISCOVER: &str = include_str!("../manifests/rbac-discover.yaml");
 
@@ -29,6 +30,8 @@ pub enum RbacLevel {
     /// Connecting to a gateway that is there.
     #[default]
     Connect,
+    /// Exposing Services too.
+    Expose,
     /// Installing and removing a gateway too.
     Install,
 }
@@ -51,6 +54,7 @@ pub fn rbac(spec: &RbacSpec) -> Vec<Value> {
     let mut objects = documents(CONNECT);
     match spec.level {
         RbacLevel::Connect => {}
+        RbacLevel::Expose => objects.extend(documents(EXPOSE)),
         RbacLevel::Install => objects.extend(documents(INSTALL)),
     }
     for role in &mut objects {
@@ -141,8 +145,14 @@ mod tests {
 
     #[test]
     fn every_right_that_preflight_asks_for_is_granted() {
-        let rules = rules(&rbac(&spec(RbacLevel::Install, false, Vec::new())));
-        for right in crate::preflight::rights(crate::Purpose::Install) {
+        all_granted(RbacLevel::Connect, crate::Purpose::Connect);
+        all_granted(RbacLevel::Expose, crate::Purpose::Expose);
+        all_granted(RbacLevel::Install, crate::Purpose::Install);
+    }
+
+    fn all_granted(level: RbacLevel, purpose: crate::Purpose) {
+        let rules = rules(&rbac(&spec(level, false, Vec::new())));
+        for right in crate::preflight::rights(purpose) {
             let (resource, group) = right
                 .resource
                 .split_once('.')

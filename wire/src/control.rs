@@ -2,7 +2,8 @@
 //!
 //! `POST /v1/sessions` (through a port-forward) answers [`CreateSession`] with [`SessionGrant`]; it is
 //! idempotent by public key and is also the renewal. Inside the tunnel `GET /v1/session` answers
-//! [`SessionStatus`], `DELETE /v1/session` ends the session. Every failure carries an [`ErrorBody`].
+//! [`SessionStatus`], `DELETE /v1/session` ends the session. Every failure carries an [`ErrorBody`]. Exposures have their paths
+//! below it: see [`Expose`], [`ExposureList`] and [`REQUEST_EVENT`].
 //!
 //! # Safe changes
 //!
@@ -11,6 +12,7 @@
 //! - add an optional field with a default that means "as before" (unknown fields are ignored);
 //! - add a path or a method (an older gateway answers 404 or 405, the client must live with it);
 //! - add a key to `SessionStatus::dropped`;
+//! - add a name of server-sent events (a client skips those it does not know);
 //! - widen what is accepted in a request.
 //!
 //! Never without a new [`VERSION`]: remove or rename a field, change a unit or a type, add a value to an
@@ -18,6 +20,15 @@
 //! ([`SUPPORTED`] grows), then spoken by the next.
 //!
 //! This module must not know HTTP, only the bodies.
+
+mod exposure;
+
+pub use exposure::{
+    CONNECTION_EVENT, ConnectionEvent, Destination, EVENTS_PATH, EXPOSURES_PATH, Expose, Exposed,
+    ExposedPort, ExposureConflict, ExposureList, ExposureStatus, LOST_EVENT, ListeningPort,
+    LostEvents, MAX_EXPOSED_PORTS, REQUEST_EVENT, RequestEvent, STATE_EVENT, StateEvent,
+    UnusableExposure, exposure_path,
+};
 
 use std::collections::BTreeMap;
 use std::fmt;

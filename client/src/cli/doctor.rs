@@ -223,6 +223,7 @@ async fn check_gateway(cluster: &Cluster, checks: &mut Vec<Check>) -> Option<Gat
 async fn check_rights(cluster: &Cluster, namespace: &str, purpose: Purpose) -> Check {
     let what = match purpose {
         Purpose::Connect => "connect",
+        Purpose::Expose => "expose Services",
         Purpose::Install => "install a gateway and connect",
     };
     match cluster.preflight(namespace, purpose).await {

@@ -131,6 +131,8 @@ pub(crate) struct RbacArgs {
 enum RbacPurpose {
     /// Connect to a gateway that is there
     Connect,
+    /// Expose Services through it too
+    Expose,
     /// Install and remove a gateway too
     Install,
 }
@@ -223,6 +225,7 @@ fn rbac_spec(args: RbacArgs, namespace: &str) -> RbacSpec {
         namespace: namespace.to_owned(),
         level: match args.purpose {
             RbacPurpose::Connect => RbacLevel::Connect,
+            RbacPurpose::Expose => RbacLevel::Expose,
             RbacPurpose::Install => RbacLevel::Install,
         },
         discover: !args.no_discovery,

@@ -17,6 +17,7 @@ mod address;
 mod allowance;
 mod config;
 mod event;
+mod exposures;
 mod output;
 mod path;
 mod policy;
@@ -31,6 +32,10 @@ mod way;
 
 pub use config::{Config, KernelFamilies, Limits};
 pub use event::{Event, Flow, FlowEvent, SessionIndex, Target};
+pub use exposures::{
+    ExposureAction, ExposurePart, ExposureRefused, Exposures, GRACE, RESTORE_AFTER, RESTORE_AGAIN,
+    SILENT_AFTER, ServiceKey,
+};
 pub use kvpn_netstack::{FlowCounts, Refusal};
 pub use output::{DropReason, Drops};
 pub use path::{Path, StreamId, Transmit};

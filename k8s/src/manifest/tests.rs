@@ -132,7 +132,7 @@ fn the_unprivileged_pod_passes_restricted() {
             (capabilities.drop.unwrap(), capabilities.add),
             (vec!["ALL".to_owned()], None)
         );
-        assert_eq!(pod.automount_service_account_token, Some(false));
+        assert_eq!(pod.automount_service_account_token, Some(true));
     }
 }
 

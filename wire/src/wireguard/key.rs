@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use blake2::{Blake2s256, Digest as _};
 use boringtun::x25519;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use zeroize::Zeroize as _;
@@ -39,6 +40,16 @@ impl PublicKey {
     /// The key's bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    /// The key's fingerprint: 128 bits of BLAKE2s in 32 hexadecimal digits. Names a session where others can read it, and
+    /// leads nobody back to the key.
+    pub fn fingerprint(&self) -> String {
+        let hash = Blake2s256::digest(self.0);
+        hash[..16]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 
     pub(super) fn to_x25519(self) -> x25519::PublicKey {
@@ -189,6 +200,13 @@ mod tests {
     fn keys_survive_base64() {
         let key = PublicKey::from_bytes([7; 32]);
         assert_eq!(key.to_string().parse(), Ok(key));
+    }
+
+    #[test]
+    fn a_fingerprint_is_the_keys_own() {
+        let of = |byte| PublicKey::from_bytes([byte; 32]).fingerprint();
+        assert_eq!(of(7).len(), 32);
+        assert!(of(7) == of(7) && of(7) != of(8));
     }
 
     #[test]
