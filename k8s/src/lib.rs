@@ -28,6 +28,7 @@
 
 mod cluster;
 mod discovery;
+mod environment;
 mod error;
 mod forward;
 mod gateway;
@@ -46,6 +47,7 @@ mod testing;
 
 pub use cluster::{Cluster, KubeOptions};
 pub use discovery::Discovery;
+pub use environment::Environment;
 pub use error::Error;
 pub use forward::Forward;
 pub use gateway::GatewayPod;
