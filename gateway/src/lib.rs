@@ -6,6 +6,7 @@
 pub mod cli;
 mod commands;
 mod driver;
+pub mod exposure;
 mod gateway;
 mod http;
 mod kernel;
