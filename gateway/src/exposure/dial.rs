@@ -84,6 +84,7 @@ impl Stream for tokio::io::DuplexStream {
     fn reset(self: Box<Self>) {}
 }
 
+/// tokio wakes no reader for an ICMP error: the next datagram sent tells of it.
 impl Datagrams for UdpSocket {
     fn poll_send(&self, cx: &mut Context<'_>, datagram: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_send(cx, datagram)

@@ -102,10 +102,10 @@ impl Association {
         let began = Instant::now();
         let route = self.shared.choice().route_connection(|| self.shared.dice());
         let (to, end) = match route {
-            Route::Laptop(claim) => self.to_laptop(&claim, &mut datagram_rx).await,
+            Route::Laptop(claim) => self.by_laptop(&claim, &mut datagram_rx).await,
             Route::Origin { .. } => (
                 Share::Origin,
-                self.to_origin(Vec::new(), &mut datagram_rx).await,
+                self.by_origin(Vec::new(), &mut datagram_rx).await,
             ),
         };
         self.shared.record(Record::Connection(ConnectionRecord {
@@ -119,7 +119,7 @@ impl Association {
         }));
     }
 
-    async fn to_laptop(
+    async fn by_laptop(
         &mut self,
         claim: &Claim,
         datagram_rx: &mut mpsc::Receiver<Bytes>,
@@ -132,14 +132,14 @@ impl Association {
         match end {
             End::Refused(unanswered) if claim.fallback => {
                 count(&claim.counters.fallbacks);
-                let end = self.to_origin(unanswered, datagram_rx).await;
+                let end = self.by_origin(unanswered, datagram_rx).await;
                 (Share::Fallback(claim.owner.clone()), end)
             }
             end => (Share::Laptop(claim.owner.clone()), end),
         }
     }
 
-    async fn to_origin(
+    async fn by_origin(
         &mut self,
         first: Vec<Bytes>,
         datagram_rx: &mut mpsc::Receiver<Bytes>,

@@ -52,7 +52,9 @@ impl Decoder for Text {
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<String>, Status> {
         let bytes = buffer.copy_to_bytes(buffer.remaining());
-        Ok(Some(String::from_utf8(bytes.to_vec()).unwrap()))
+        let text = String::from_utf8(bytes.to_vec());
+        text.map(Some)
+            .map_err(|error| Status::internal(error.to_string()))
     }
 }
 

@@ -224,8 +224,11 @@ async fn a_reset_by_the_client_reaches_the_server() {
     let (response, mut body) = begin(&client, "", false).await;
     body.send_data("a".into(), false).unwrap();
     let response = soon(response).await.unwrap();
-    body.send_reset(Reason::CANCEL);
-    assert_eq!(soon(reason_rx.recv()).await, Some(Reason::CANCEL));
+    body.send_reset(Reason::ENHANCE_YOUR_CALM);
+    assert_eq!(
+        soon(reason_rx.recv()).await,
+        Some(Reason::ENHANCE_YOUR_CALM)
+    );
     drop(response);
     // While it waits for the answer.
     let (response, mut body) = begin(&client, "", true).await;

@@ -171,7 +171,7 @@ impl Body for CopyBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.size.clone()
+        self.size
     }
 }
 
