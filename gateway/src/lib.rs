@@ -8,6 +8,7 @@ pub mod cli;
 mod commands;
 mod directory;
 mod driver;
+pub mod exposure;
 mod gateway;
 mod http;
 mod kernel;
