@@ -165,6 +165,13 @@ impl Session {
             .any(|addresses| addresses.client == address)
     }
 
+    /// Whether `address` is the gateway's end of the tunnel.
+    pub(crate) fn is_gateway(&self, address: IpAddr) -> bool {
+        self.addresses
+            .iter()
+            .any(|addresses| addresses.gateway == address)
+    }
+
     /// Whether packets are sealed at once.
     pub(crate) fn is_ready(&self, now: Instant) -> bool {
         self.tunnel.has_session(now)

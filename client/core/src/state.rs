@@ -6,10 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
-use kvpn_netstack::{self as netstack, FlowId, Full, Netstack};
+use kvpn_netstack::{self as netstack, FlowId, Netstack};
 use kvpn_wire::control::{SessionGrant, TunnelAddresses};
 use kvpn_wire::offload::{Abilities, Coalescer, Segmentation, Split};
-use kvpn_wire::packet::{Ip, TcpFlags, build};
+use kvpn_wire::packet::{Ip, Protocol, TcpFlags, build};
 use kvpn_wire::pmtud;
 use kvpn_wire::wireguard::{MAX_HANDSHAKE, PrivateKey};
 
@@ -37,8 +37,10 @@ pub struct ClientState {
     tracker: Tracker,
     /// Connections of kvpn's own into the tunnel.
     stack: Netstack,
-    /// Those that the shell opened.
+    /// Those that the shell knows: it opened them, or they came for an exposure.
     shell_flows: BTreeSet<FlowId>,
+    /// Where the gateway may open some.
+    exposed: BTreeSet<(Protocol, u16)>,
     packets: Coalescer,
     /// A new gateway does not know the programs' connections yet.
     unannounced: bool,
@@ -67,6 +69,7 @@ impl ClientState {
             tracker: Tracker::new(now),
             stack: Netstack::new(stack, now),
             shell_flows: BTreeSet::new(),
+            exposed: BTreeSet::new(),
             packets: Coalescer::new(PACKET_BYTES, MAX_PACKETS, Abilities::default()),
             unannounced: false,
             segment: vec![0; pmtud::MAX.max(config.grant.mtu.into())],
@@ -248,61 +251,6 @@ impl ClientState {
         id
     }
 
-    /// Opens a connection through the tunnel from the client's own tunnel address; [`Event::Flow`] tells what becomes of it.
-    ///
-    /// # Errors
-    /// [`Full::Unaddressable`] when the session has no address of that family; else as
-    /// [`Netstack::tcp_connect`].
-    pub fn tcp_connect(&mut self, dst: SocketAddr, now: Instant) -> Result<FlowId, Full> {
-        let addresses = self.session.addresses().iter();
-        let mut same_family =
-            addresses.filter(|addresses| addresses.client.is_ipv4() == dst.is_ipv4());
-        let client = same_family.next().ok_or(Full::Unaddressable)?.client;
-        let flow = self
-            .stack
-            .tcp_connect(SocketAddr::new(client, 0), dst, now)?;
-        self.shell_flows.insert(flow);
-        self.settle(now);
-        Ok(flow)
-    }
-
-    /// Queues data for sending; returns how many bytes were taken. Less than given: [`netstack::Event::TcpWritable`] follows.
-    pub fn tcp_send(&mut self, flow: FlowId, data: &[u8], now: Instant) -> usize {
-        let sent = self.stack.tcp_send(flow, data, now);
-        self.settle(now);
-        sent
-    }
-
-    /// Takes received data; returns how many bytes. Less than `buf` holds: [`netstack::Event::TcpReadable`] follows.
-    pub fn tcp_recv(&mut self, flow: FlowId, buf: &mut [u8], now: Instant) -> usize {
-        let received = self.stack.tcp_recv(flow, buf, now);
-        self.settle(now);
-        received
-    }
-
-    /// Bytes that [`Self::tcp_send`] would take.
-    pub fn tcp_send_queue_free(&self, flow: FlowId) -> usize {
-        self.stack.tcp_send_queue_free(flow)
-    }
-
-    /// Bytes that [`Self::tcp_recv`] would give.
-    pub fn tcp_recv_ready(&self, flow: FlowId) -> usize {
-        self.stack.tcp_recv_ready(flow)
-    }
-
-    /// Ends this direction of a connection; the other one stays open.
-    pub fn tcp_finish(&mut self, flow: FlowId, now: Instant) {
-        self.stack.tcp_finish(flow, now);
-        self.settle(now);
-    }
-
-    /// Resets a connection.
-    pub fn tcp_abort(&mut self, flow: FlowId, now: Instant) {
-        self.shell_flows.remove(&flow);
-        self.stack.tcp_abort(flow, now);
-        self.settle(now);
-    }
-
     /// Figures as of `now`.
     pub fn status(&self, now: Instant) -> Status {
         let mut status = self.session.status(now);
@@ -348,6 +296,7 @@ impl ClientState {
         match self.tracker.incoming(&ip, now) {
             Some(Owner::Tun) => return true,
             Some(Owner::Stack) => self.give_stack(ip.bytes(), segmentation, now),
+            None if self.is_exposed(&ip) => self.give_stack(ip.bytes(), segmentation, now),
             None => self.dropped("inner_unasked"),
         }
         false
@@ -410,9 +359,7 @@ impl ClientState {
             if self.names.handle_flow(event, &mut self.stack, now) {
                 continue;
             }
-            if event.is_last() {
-                self.shell_flows.remove(&event.flow());
-            }
+            self.note_shell_flow(&event);
             self.events.push_back(Event::Flow(event));
         }
         self.pump(now);
@@ -478,6 +425,8 @@ fn is_for_many(address: IpAddr) -> bool {
 fn same_addresses(a: &[TunnelAddresses], b: &[TunnelAddresses]) -> bool {
     a.len() == b.len() && a.iter().all(|one| b.contains(one))
 }
+
+mod flows;
 
 #[cfg(test)]
 mod tests;

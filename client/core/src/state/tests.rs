@@ -41,6 +41,36 @@ fn what_nobody_asked_for_does_not_come_in() {
 }
 
 #[test]
+fn an_exposed_port_is_the_gateways_alone() {
+    let mut rig = Rig::new(config());
+    rig.client.set_exposed([(Protocol::Tcp, 8080)].into());
+    let syn = |src: SocketAddr, port| {
+        let segment = build::Segment {
+            flags: TcpFlags::SYN,
+            ..build::Segment::default()
+        };
+        packet(|out| build::tcp(src, at(CLIENT, port), &segment, out))
+    };
+    rig.gateway_sends(&syn(at(POD, 40_000), 8080));
+    rig.gateway_sends(&syn(at(GATEWAY, 40_000), 8081));
+    rig.gateway_sends(&udp(at(GATEWAY, 40_000), at(CLIENT, 8080), b"not TCP"));
+    assert_eq!(rig.client.status(rig.now).drops["inner_unasked"], 3);
+    rig.gateway_sends(&syn(at(GATEWAY, 40_000), 8080));
+    let Some(Event::Flow(netstack::Event::TcpOpening { flow, dst, .. })) = rig.events.pop_back()
+    else {
+        panic!("{:?}", rig.events);
+    };
+    assert_eq!(dst, at(CLIENT, 8080));
+    rig.client.set_exposed(BTreeSet::new());
+    rig.client.tcp_accept(flow, rig.now);
+    rig.settle();
+    let answer = rig.gateway_received().expect("a flow that is open goes on");
+    let flags = Ip::parse(&answer).unwrap().tcp().unwrap().flags();
+    assert_eq!(flags, TcpFlags::SYN | TcpFlags::ACK);
+    assert!(rig.tun.is_empty());
+}
+
+#[test]
 fn only_the_clients_own_packets_go_out() {
     let mut rig = Rig::new(config());
     rig.send(&udp(at("192.168.1.5", 4000), at(POD, 80), b"forged"));

@@ -1,0 +1,131 @@
+//! Flows that end in the laptop's own process, without an interface: those that the shell opens into the cluster, and those that the
+//! gateway opens for an exposure. Must not know what they carry.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use kvpn_netstack::{self as netstack, FlowId, Full, Refusal};
+use kvpn_wire::packet::{Ip, Protocol};
+
+use super::ClientState;
+
+impl ClientState {
+    /// Where the gateway, and nobody else, may open flows: a protocol (TCP or UDP) and a port of the client's tunnel address.
+    /// [`netstack::Event::TcpOpening`] and [`netstack::Event::UdpOpening`] tell of each in [`Event::Flow`](crate::Event::Flow), and the
+    /// shell accepts or refuses it. Flows that are open stay so when their port is gone.
+    pub fn set_exposed(&mut self, ports: BTreeSet<(Protocol, u16)>) {
+        self.exposed = ports;
+    }
+
+    /// Opens a connection through the tunnel from the client's own tunnel address; [`Event::Flow`](crate::Event::Flow) tells what becomes of it.
+    ///
+    /// # Errors
+    /// [`Full::Unaddressable`] when the session has no address of that family; else as
+    /// [`Netstack::tcp_connect`].
+    pub fn tcp_connect(&mut self, dst: SocketAddr, now: Instant) -> Result<FlowId, Full> {
+        let addresses = self.session.addresses().iter();
+        let mut same_family =
+            addresses.filter(|addresses| addresses.client.is_ipv4() == dst.is_ipv4());
+        let client = same_family.next().ok_or(Full::Unaddressable)?.client;
+        let flow = self
+            .stack
+            .tcp_connect(SocketAddr::new(client, 0), dst, now)?;
+        self.shell_flows.insert(flow);
+        self.settle(now);
+        Ok(flow)
+    }
+
+    /// Queues data for sending; returns how many bytes were taken. Less than given: [`netstack::Event::TcpWritable`] follows.
+    pub fn tcp_send(&mut self, flow: FlowId, data: &[u8], now: Instant) -> usize {
+        let sent = self.stack.tcp_send(flow, data, now);
+        self.settle(now);
+        sent
+    }
+
+    /// Takes received data; returns how many bytes. Less than `buf` holds: [`netstack::Event::TcpReadable`] follows.
+    pub fn tcp_recv(&mut self, flow: FlowId, buf: &mut [u8], now: Instant) -> usize {
+        let received = self.stack.tcp_recv(flow, buf, now);
+        self.settle(now);
+        received
+    }
+
+    /// Bytes that [`Self::tcp_send`] would take.
+    pub fn tcp_send_queue_free(&self, flow: FlowId) -> usize {
+        self.stack.tcp_send_queue_free(flow)
+    }
+
+    /// Bytes that [`Self::tcp_recv`] would give.
+    pub fn tcp_recv_ready(&self, flow: FlowId) -> usize {
+        self.stack.tcp_recv_ready(flow)
+    }
+
+    /// Ends this direction of a connection; the other one stays open.
+    pub fn tcp_finish(&mut self, flow: FlowId, now: Instant) {
+        self.stack.tcp_finish(flow, now);
+        self.settle(now);
+    }
+
+    /// Resets a connection.
+    pub fn tcp_abort(&mut self, flow: FlowId, now: Instant) {
+        self.shell_flows.remove(&flow);
+        self.stack.tcp_abort(flow, now);
+        self.settle(now);
+    }
+
+    /// Answers the SYN of [`netstack::Event::TcpOpening`]; [`netstack::Event::TcpConnected`] follows.
+    pub fn tcp_accept(&mut self, flow: FlowId, now: Instant) {
+        self.stack.tcp_accept(flow, now);
+        self.settle(now);
+    }
+
+    /// Refuses the SYN of [`netstack::Event::TcpOpening`].
+    pub fn tcp_refuse(&mut self, flow: FlowId, refusal: Refusal, now: Instant) {
+        self.shell_flows.remove(&flow);
+        self.stack.tcp_refuse(flow, refusal, now);
+        self.settle(now);
+    }
+
+    /// Sends a datagram back; whether it was taken.
+    pub fn udp_send(&mut self, flow: FlowId, payload: &[u8], now: Instant) -> bool {
+        let sent = self.stack.udp_send(flow, payload, now);
+        self.settle(now);
+        sent
+    }
+
+    /// The next datagram of a flow; what does not fit into `buf` is cut off.
+    pub fn udp_recv(&mut self, flow: FlowId, buf: &mut [u8]) -> Option<usize> {
+        self.stack.udp_recv(flow, buf)
+    }
+
+    /// Refuses a UDP flow, and ends it.
+    pub fn udp_refuse(&mut self, flow: FlowId, refusal: Refusal, now: Instant) {
+        self.shell_flows.remove(&flow);
+        self.stack.udp_refuse(flow, refusal, now);
+        self.settle(now);
+    }
+
+    /// Whether a packet is the gateway's own, to an exposed port.
+    pub(super) fn is_exposed(&self, ip: &Ip<'_>) -> bool {
+        if self.exposed.is_empty() || !self.session.is_gateway(ip.src()) {
+            return false;
+        }
+        let tcp = ip.tcp().map(|tcp| (Protocol::Tcp, tcp.dst_port()));
+        let udp = || ip.udp().map(|udp| (Protocol::Udp, udp.dst_port()));
+        tcp.or_else(udp)
+            .is_some_and(|port| self.exposed.contains(&port))
+    }
+
+    /// Remembers which flows the shell has.
+    pub(super) fn note_shell_flow(&mut self, event: &netstack::Event) {
+        match event {
+            netstack::Event::TcpOpening { flow, .. } | netstack::Event::UdpOpening { flow, .. } => {
+                self.shell_flows.insert(*flow);
+            }
+            event if event.is_last() => {
+                self.shell_flows.remove(&event.flow());
+            }
+            _ => {}
+        }
+    }
+}
