@@ -66,7 +66,7 @@ fn an_exposed_port_is_the_gateways_alone() {
     rig.settle();
     let answer = rig.gateway_received().expect("a flow that is open goes on");
     let flags = Ip::parse(&answer).unwrap().tcp().unwrap().flags();
-    assert_eq!(flags, TcpFlags::SYN | TcpFlags::ACK);
+    assert!(flags.contains(TcpFlags::SYN) && flags.contains(TcpFlags::ACK));
     assert!(rig.tun.is_empty());
 }
 
@@ -217,7 +217,7 @@ fn connections_of_kvpns_own() {
     assert_eq!(
         rig.client
             .tcp_connect("[fd00::1]:80".parse().unwrap(), rig.now),
-        Err(Full::Unaddressable)
+        Err(netstack::Full::Unaddressable)
     );
     rig.client.tcp_abort(flow, rig.now);
     rig.settle();
