@@ -180,6 +180,9 @@ impl Agent {
             },
         );
         let signals = tokio::spawn(end_on_signals(Arc::clone(&self.board)));
+        if let Some(program) = self.start.program.clone() {
+            tokio::spawn(end_with(program, Arc::clone(&self.board)));
+        }
         let startup = Startup {
             cluster: &self.cluster,
             start: &self.start,
@@ -255,7 +258,10 @@ impl Agent {
         keeper.abort();
         changes.abort();
         let peer = peer_rx.borrow().clone();
-        say_goodbye(&peer).await;
+        // The way to the gateway's own address is the program's, not this process's.
+        if self.start.program.is_none() {
+            say_goodbye(&peer).await;
+        }
         stop.cancel();
         let reason = match end {
             End::Wanted => None,
@@ -277,6 +283,10 @@ impl Agent {
             None => Vec::new(),
         };
         let _ = std::fs::remove_file(self.start.places.socket(&self.name));
+        if self.start.program.is_some() && outcome.is_ok() {
+            // One for each program would pile up.
+            let _ = std::fs::remove_file(self.start.places.log(&self.name));
+        }
         self.lock.release();
         let (reply, code) = match outcome {
             Ok(reason) => (Reply::Ended { reason, notes }, ExitCode::SUCCESS),
@@ -336,6 +346,17 @@ async fn end_on_signals(board: Arc<Board>) {
             })
         });
     futures::future::select_all(waits).await;
+    board.end(End::Wanted);
+}
+
+/// Ends the session with the program that has it.
+async fn end_with(program: Process, board: Arc<Board>) {
+    if let Err(error) = program.ended().await {
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "the program cannot be watched"
+        );
+    }
     board.end(End::Wanted);
 }
 

@@ -49,6 +49,11 @@ impl SessionName {
         ))
     }
 
+    /// The name of the session of a program with this process id.
+    pub(crate) fn of_program(context: &str, namespace: &str, pid: u32) -> Self {
+        Self::of(context, &format!("{namespace}.{pid}"))
+    }
+
     /// The name as text.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
@@ -124,6 +129,14 @@ impl Places {
             (Some(_) | None, _) => state.join("run"),
         };
         Self { run, state }
+    }
+
+    /// The same for sessions that one program has for itself: they are not the machine's.
+    pub(crate) fn of_programs(&self) -> Self {
+        Self {
+            run: self.run.join("run"),
+            state: self.state.join("run"),
+        }
     }
 
     /// The session's control socket.

@@ -13,7 +13,7 @@ const TURN: Duration = Duration::from_millis(100);
 /// Shows the steps of one command.
 #[derive(Debug)]
 pub(crate) struct Display {
-    quiet: bool,
+    results: bool,
     form: Form,
 }
 
@@ -36,7 +36,10 @@ impl Display {
         } else {
             Form::of_terminal()
         };
-        Self { quiet, form }
+        Self {
+            results: !quiet,
+            form,
+        }
     }
 
     /// The same, without steps: something else tells them.
@@ -44,6 +47,14 @@ impl Display {
         self.clear();
         Self {
             form: Form::Nothing,
+            ..self
+        }
+    }
+
+    /// The same, without results: standard output is for something else.
+    pub(crate) fn without_results(self) -> Self {
+        Self {
+            results: false,
             ..self
         }
     }
@@ -68,7 +79,7 @@ impl Display {
 
     /// What came of the command, on stdout.
     pub(crate) fn result(&self, text: &str) {
-        if self.quiet {
+        if !self.results {
             return;
         }
         match &self.form {
