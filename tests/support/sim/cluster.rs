@@ -91,7 +91,10 @@ impl Cluster {
                 }
             }
             FlowEvent::EchoOpening { .. } => {}
-            FlowEvent::TcpReset | FlowEvent::TcpClosed | FlowEvent::Expired => {
+            FlowEvent::TcpReset
+            | FlowEvent::TcpClosed
+            | FlowEvent::UdpRefused
+            | FlowEvent::Expired => {
                 self.flows.remove(&flow);
             }
         }
