@@ -490,7 +490,7 @@ impl Services {
                 tracing::warn!("not all exposed Services are restored: the API server is slow");
             }
             // Callers' nodes hear of the change a moment later.
-            if !keys.is_empty() {
+            if !keys.is_empty() && kubernetes.is_there() {
                 tokio::time::sleep(LEAVING).await;
             }
             let _ = answer.send(());
