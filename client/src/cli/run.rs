@@ -4,8 +4,10 @@
 //! others before: a second process of this command (`--prepare`) starts helper and agent as `connect` does, follows them until
 //! the tunnel works, says where the network is, and ends; the agent ends when this process does.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{ErrorKind, IsTerminal as _};
+use std::net::IpAddr;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode, Stdio};
 
@@ -14,8 +16,6 @@ use clap::Args;
 use kvpn_k8s::Cluster;
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use crate::agent::check;
 use crate::agent::launch::launch;
@@ -144,14 +144,18 @@ async fn prepare(situation: Situation, args: RunArgs) -> anyhow::Result<ExitCode
     let program = Process::of(parent.as_raw_nonzero().get().unsigned_abs())?;
     let places = Places::of(&situation.environment, &situation.user).of_programs();
     let mut start = args.session.start(&situation, places);
-    let cluster = Cluster::load(&start.access.kube.options(std::io::stdin().is_terminal()))?;
+    let interactive = std::io::stdin().is_terminal();
+    let cluster = Cluster::load(&start.access.kube.options(interactive))?;
     let name = SessionName::of_program(cluster.context(), cluster.namespace(), program.pid);
     start.name = Some(name.clone());
     start.program = Some(program);
     let display = display(&situation);
     display.step(&format!("calling {}", cluster.server()));
     let variables = variables(&cluster, &args, &display).await?;
-    cluster.version().await?;
+    if interactive {
+        // Only here can a credential plugin ask its user.
+        cluster.version().await?;
+    }
     let mut signals = Signals::new()?;
     let OwnHelper { socket, pid } = helper::spawn_own()?;
     let mut launched = launch(&situation.user, socket)?;
