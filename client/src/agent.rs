@@ -20,16 +20,17 @@ pub(crate) mod lock;
 pub(crate) mod message;
 pub(crate) mod names;
 pub(crate) mod network;
+pub(crate) mod opening;
 pub(crate) mod others;
 pub(crate) mod places;
 pub(crate) mod ranges;
 pub(crate) mod report;
 pub(crate) mod session;
+pub(crate) mod stack;
 pub(crate) mod startup;
 pub(crate) mod upgrade;
 pub(crate) mod upstream;
 
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -39,8 +40,7 @@ use ::http::Method;
 use anyhow::{Context as _, bail};
 use futures::{SinkExt as _, StreamExt as _};
 use kvpn_k8s::Cluster;
-use kvpn_wire::CONTROL_PORT;
-use kvpn_wire::control::{SESSION_PATH, SessionGrant};
+use kvpn_wire::control::SESSION_PATH;
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -49,12 +49,13 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::board::{Board, End};
 use crate::agent::control::{Caller, Control, Lines};
 use crate::agent::driver::Figures;
-use crate::agent::keeper::Keeper;
+use crate::agent::keeper::{Keeper, Routing};
 use crate::agent::lock::{Holder, Lock};
 use crate::agent::message::{Reply, Request, Start};
 use crate::agent::network::Network;
 use crate::agent::places::SessionName;
 use crate::agent::report::{SessionReport, State, TrafficReport};
+use crate::agent::session::Peer;
 use crate::agent::startup::{Standing, Startup};
 use crate::cli::failure::Failure;
 use crate::cli::log;
@@ -140,7 +141,7 @@ impl Agent {
     /// What can be done without cluster and helper: the kubeconfig, the user's directories, lock and socket. `None` when
     /// another agent holds the session.
     fn prepare(start: Start) -> anyhow::Result<Option<Self>> {
-        let cluster = Cluster::load(&start.kube.options(false))?;
+        let cluster = Cluster::load(&start.access.kube.options(false))?;
         let name = start
             .name
             .clone()
@@ -207,7 +208,7 @@ impl Agent {
         helper: HelperConnection,
         control: &mut Control,
     ) -> (Result<Option<String>, Failure>, Option<HelperConnection>) {
-        let grant = standing.keys.grant.clone();
+        let (peer_tx, peer_rx) = watch::channel(Peer::new(&standing.gateway, &standing.keys.grant));
         let changed = Arc::new(Notify::new());
         let changes = tokio::spawn(changes::watch(
             standing.driver.clone(),
@@ -227,17 +228,22 @@ impl Agent {
         let network = tokio::spawn(network.serve(stop.clone()));
         let keeper = Keeper {
             cluster: self.cluster.clone(),
-            start: Arc::clone(&self.start),
+            access: Arc::new(self.start.access.clone()),
             board: Arc::clone(&self.board),
+            peer_tx,
             gateway: standing.gateway,
             keys: standing.keys,
             driver: standing.driver,
             occurrence_rx: standing.occurrence_rx,
-            wish_tx,
-            names: standing.names,
-            resolvers: standing.resolvers,
             udp_candidates: standing.udp_candidates,
             changed,
+            keeps_key: false,
+            routing: Some(Routing {
+                start: Arc::clone(&self.start),
+                wish_tx,
+                names: standing.names,
+                resolvers: standing.resolvers,
+            }),
         };
         let keeper = tokio::spawn(keeper.keep());
         self.board.connected(now());
@@ -248,7 +254,8 @@ impl Agent {
         self.board.update(|report| report.state = State::Ending);
         keeper.abort();
         changes.abort();
-        say_goodbye(&grant).await;
+        let peer = peer_rx.borrow().clone();
+        say_goodbye(&peer).await;
         stop.cancel();
         let reason = match end {
             End::Wanted => None,
@@ -333,11 +340,8 @@ async fn end_on_signals(board: Arc<Board>) {
 }
 
 /// Ends the session at the gateway, through the tunnel, so that its address is free and the gateway idle.
-async fn say_goodbye(grant: &SessionGrant) {
-    let Some(addresses) = grant.addresses.first() else {
-        return;
-    };
-    let control = SocketAddr::new(addresses.gateway, CONTROL_PORT);
+async fn say_goodbye(peer: &Peer) {
+    let Ok(control) = peer.control() else { return };
     let goodbye = tokio::time::timeout(GOODBYE_LIMIT, async {
         let stream = TcpStream::connect(control).await?;
         http::ask(stream, Method::DELETE, SESSION_PATH).await

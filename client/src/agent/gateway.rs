@@ -10,7 +10,7 @@ use kvpn_k8s::{
 use kvpn_wire::HEALTH_PORT;
 
 use crate::agent::board::Board;
-use crate::agent::message::Start;
+use crate::agent::message::Access;
 use crate::agent::{http, upgrade};
 use crate::cli::failure::{FAILED, Failure, NOT_PERMITTED};
 
@@ -28,8 +28,8 @@ const COUNT_LIMIT: Duration = Duration::from_secs(5);
 const SESSIONS_METRIC: &str = "kvpn_sessions";
 
 /// Where a gateway is looked for, in order.
-pub(crate) fn namespaces<'a>(start: &'a Start, cluster: &'a Cluster) -> Vec<&'a str> {
-    match &start.gateway_namespace {
+pub(crate) fn namespaces<'a>(access: &'a Access, cluster: &'a Cluster) -> Vec<&'a str> {
+    match &access.gateway_namespace {
         Some(namespace) => vec![namespace],
         None if cluster.namespace() == SHARED_NAMESPACE => vec![SHARED_NAMESPACE],
         None => vec![cluster.namespace(), SHARED_NAMESPACE],
@@ -43,31 +43,31 @@ pub(crate) fn namespaces<'a>(start: &'a Start, cluster: &'a Cluster) -> Vec<&'a 
 /// None is there and none may be installed (exit code 4), or it does not become ready.
 pub(crate) async fn ready(
     cluster: &Cluster,
-    start: &Start,
+    access: &Access,
     board: &Board,
 ) -> anyhow::Result<GatewayPod> {
     board.step(format!(
         "looking for a gateway in context {}",
         cluster.context()
     ));
-    let namespaces = namespaces(start, cluster);
+    let namespaces = namespaces(access, cluster);
     let found = match cluster.find_gateway(&namespaces).await {
         Err(error @ ClusterError::Forbidden { .. }) => {
-            return Err(may_not_connect(cluster, &spec(start, namespaces[0]), error).await);
+            return Err(may_not_connect(cluster, &spec(access, namespaces[0]), error).await);
         }
         other => other?,
     };
     let Some(found) = found else {
-        return install(cluster, start, board, &namespaces).await;
+        return install(cluster, access, board, &namespaces).await;
     };
-    let found = upgrade::where_due(cluster, start, board, found).await?;
+    let found = upgrade::where_due(cluster, access, board, found).await?;
     if found.ready {
         Ok(found)
     } else {
-        if found.image != start.image {
+        if found.image != access.image {
             board.note(format!(
                 "the gateway {}/{} is not ready and has the image {}; if that is wrong, `kvpn connect --image {}` replaces it",
-                found.namespace, found.name, found.image, start.image
+                found.namespace, found.name, found.image, access.image
             ));
         }
         wait(cluster, &found.namespace, board).await
@@ -111,12 +111,12 @@ pub(super) fn list(missing: &[Missing]) -> String {
 
 async fn install(
     cluster: &Cluster,
-    start: &Start,
+    access: &Access,
     board: &Board,
     namespaces: &[&str],
 ) -> anyhow::Result<GatewayPod> {
     let places = namespaces.join(" and ");
-    if !start.install {
+    if !access.install {
         let failure = Failure::new(
             FAILED,
             format!("no gateway was found in namespace {places}, and --no-install was given"),
@@ -126,7 +126,7 @@ async fn install(
             .into());
     }
     let namespace = namespaces[0];
-    let spec = spec(start, namespace);
+    let spec = spec(access, namespace);
     let missing = cluster.preflight(namespace, Purpose::Install).await?;
     if !missing.is_empty() {
         return Err(may_not_install(&spec, &missing, &places));
@@ -147,10 +147,10 @@ fn may_not_install(spec: &GatewaySpec, missing: &[Missing], places: &str) -> any
         .into()
 }
 
-fn spec(start: &Start, namespace: &str) -> GatewaySpec {
+fn spec(access: &Access, namespace: &str) -> GatewaySpec {
     GatewaySpec {
-        datapath: start.datapath.into(),
-        ..GatewaySpec::new(namespace, &start.image, VERSION)
+        datapath: access.datapath.into(),
+        ..GatewaySpec::new(namespace, &access.image, VERSION)
     }
 }
 

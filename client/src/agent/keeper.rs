@@ -1,13 +1,15 @@
 //! Keeps a session that stands: renews its right, opens carriers again, finds the gateway again when it was
-//! replaced, follows the cluster's namespaces. Tries for as long as the user wants the session.
+//! replaced. Tries for as long as the user wants the session. With a TUN it also follows the cluster's ranges and names
+//! ([`routing`]).
 
-use std::net::{IpAddr, SocketAddr};
+mod routing;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::StreamExt as _;
-use kvpn_client_core::Names;
 use kvpn_k8s::{Cluster, Error as ClusterError, Forward, GatewayPod};
 use kvpn_wire::API_CARRIER_PORT;
 use tokio::sync::{Notify, mpsc, watch};
@@ -15,11 +17,11 @@ use tokio::time::Instant;
 
 use crate::agent::board::Board;
 use crate::agent::driver::{Command, Handle, Occurrence, Reading, Replacement};
-use crate::agent::message::{Carrier, Start};
-use crate::agent::network::Wish;
-use crate::agent::ranges::{self, Findings, Plan};
-use crate::agent::session::{self, Keys};
-use crate::agent::{gateway, laptop, names, now};
+use crate::agent::message::{Access, Carrier};
+use crate::agent::session::{self, Keys, Peer};
+use crate::agent::{gateway, laptop, now};
+
+pub(crate) use routing::Routing;
 
 /// How often the right to the session is proved anew.
 const RENEWAL: Duration = Duration::from_secs(600);
@@ -38,8 +40,6 @@ const ANSWER_SOON: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(50);
 /// A path that works has carried something within this time: it is probed when idle for 5 s.
 const IDLE: Duration = Duration::from_secs(6);
-/// How long looking for the cluster's ranges may keep the keeper from its other work.
-const LOOK_AGAIN_LIMIT: Duration = Duration::from_secs(10);
 /// The pause after the first failed attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// The longest pause between attempts.
@@ -48,28 +48,29 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// A session that stands, and what keeps it.
 pub(crate) struct Keeper {
     pub(crate) cluster: Cluster,
-    pub(crate) start: Arc<Start>,
+    pub(crate) access: Arc<Access>,
     pub(crate) board: Arc<Board>,
     pub(crate) gateway: GatewayPod,
     pub(crate) keys: Keys,
     pub(crate) driver: Handle,
     /// driver --news of paths--> keeper
     pub(crate) occurrence_rx: mpsc::Receiver<Occurrence>,
-    /// keeper --what the network ought to be like--> the network task
-    pub(crate) wish_tx: watch::Sender<Wish>,
-    pub(crate) names: Names,
-    /// The resolvers that the machine asked before.
-    pub(crate) resolvers: Vec<IpAddr>,
     /// Addresses at which the gateway may answer UDP.
     pub(crate) udp_candidates: Vec<SocketAddr>,
     /// The machine's network changed, or it slept.
     pub(crate) changed: Arc<Notify>,
+    /// keeper --the other end as it is now--> whoever uses the session
+    pub(crate) peer_tx: watch::Sender<Peer>,
+    /// Whether another gateway gets the key that the session has; a fresh one otherwise.
+    pub(crate) keeps_key: bool,
+    /// What is routed into the session, if it has a TUN.
+    pub(crate) routing: Option<Routing>,
 }
 
 impl Keeper {
     /// Keeps the session until this is cancelled, or the driver is gone.
     pub(crate) async fn keep(mut self) {
-        let mut namespaces = self.cluster.watch_namespaces();
+        let mut namespaces = self.namespaces();
         let mut renewal = Instant::now() + RENEWAL;
         loop {
             tokio::select! {
@@ -89,7 +90,7 @@ impl Keeper {
                 () = self.changed.notified() => {
                     // A stream that a change of networks killed breaks without a word.
                     self.call_anew();
-                    if self.start.carrier != Carrier::Udp {
+                    if self.access.carrier != Carrier::Udp {
                         self.open_api().await;
                     }
                 }
@@ -214,7 +215,7 @@ impl Keeper {
     /// Leaves connections behind that a change of networks may have killed without a word, and reads the kubeconfig
     /// again: its credentials may have been renewed.
     fn call_anew(&mut self) {
-        match Cluster::load(&self.start.kube.options(false)) {
+        match Cluster::load(&self.access.kube.options(false)) {
             Ok(cluster) if cluster.server() == self.cluster.server() => self.cluster = cluster,
             Ok(_) => tracing::debug!(
                 "the kubeconfig names another API server now; the session keeps its own"
@@ -225,7 +226,7 @@ impl Keeper {
 
     /// One attempt: the gateway as it is now, a carrier to it, a session with it.
     async fn come_back(&mut self) -> anyhow::Result<()> {
-        let places = gateway::namespaces(&self.start, &self.cluster);
+        let places = gateway::namespaces(&self.access, &self.cluster);
         let found = self.cluster.find_gateway(&places).await?;
         let found = found.with_context(|| {
             format!(
@@ -239,7 +240,7 @@ impl Keeper {
             self.until_ready(&found.namespace).await?
         };
         let replaced = found.uid != self.gateway.uid;
-        let private = if replaced {
+        let private = if replaced && !self.keeps_key {
             session::new_key()?
         } else {
             self.keys.private.clone()
@@ -277,7 +278,7 @@ impl Keeper {
     }
 
     async fn api(&self, gateway: &GatewayPod) -> Result<Option<Forward>, ClusterError> {
-        match self.start.carrier {
+        match self.access.carrier {
             Carrier::Auto | Carrier::Api => self
                 .cluster
                 .forward(gateway, API_CARRIER_PORT)
@@ -289,7 +290,7 @@ impl Keeper {
 
     /// Where UDP may reach the gateway; `None` when that cannot be seen, or is of no interest.
     async fn endpoints(&self, gateway: &GatewayPod) -> Option<Vec<SocketAddr>> {
-        match self.start.carrier {
+        match self.access.carrier {
             Carrier::Auto | Carrier::Udp => self.cluster.udp_endpoints(gateway).await.ok(),
             Carrier::Api => None,
         }
@@ -306,51 +307,6 @@ impl Keeper {
             self.udp_candidates.clone_from(&candidates);
             self.driver.tell(Command::UdpCandidates(candidates)).await;
         }
-    }
-
-    /// Looks what the cluster's ranges are now; what cannot be seen stays as it is.
-    async fn look_again(&mut self) {
-        let plan = match tokio::time::timeout(LOOK_AGAIN_LIMIT, self.plan()).await {
-            Ok(Ok(plan)) => plan,
-            Ok(Err(error)) => {
-                let error = format!("{error:#}");
-                return tracing::debug!(error, "ranges stay as they are");
-            }
-            Err(_) => return tracing::debug!("ranges stay as they are: no answer"),
-        };
-        if plan.reverse != self.names.reverse {
-            self.names.reverse = plan.reverse;
-            self.driver.tell(Command::Names(self.names.clone())).await;
-        }
-        self.wish(|wish| wish.routes = plan.routes);
-    }
-
-    async fn plan(&self) -> anyhow::Result<Plan> {
-        let mut machine = laptop::look().await?;
-        // Those from before kvpn's own change of resolv.conf, and those that came since.
-        machine.resolvers.extend(&self.resolvers);
-        let discovery = self
-            .cluster
-            .discover(self.cluster.namespace(), &self.gateway);
-        let (discovery, servers) = tokio::join!(discovery, self.cluster.api_server_addresses());
-        let endpoints = (servers.iter())
-            .chain(&self.udp_candidates)
-            .map(SocketAddr::ip);
-        let grant = &self.keys.grant;
-        let findings = Findings::of(&self.start, &machine, &discovery?, grant, endpoints);
-        Ok(ranges::plan(&findings)?)
-    }
-
-    /// Tells the network task what ought to be, with the names as they are now.
-    fn wish(&self, change: impl FnOnce(&mut Wish)) {
-        let servers = session::stubs(&self.keys.grant);
-        let dns = names::dns_config(servers, &self.names);
-        self.wish_tx.send_if_modified(|wish| {
-            let before = wish.clone();
-            wish.dns = dns;
-            change(wish);
-            *wish != before
-        });
     }
 
     /// Goes on with what the gateway granted: the session as it was, or a new one.
@@ -373,6 +329,10 @@ impl Keeper {
         let addresses = session::blocks(&keys.grant)?;
         (self.gateway, self.keys) = (gateway, keys);
         self.wish(|wish| wish.addresses = addresses);
+        if !same {
+            self.peer_tx
+                .send_replace(Peer::new(&self.gateway, &self.keys.grant));
+        }
         Ok(())
     }
 
@@ -425,21 +385,6 @@ impl Keeper {
             Ok(Err(error)) => Err(error),
             Err(_) => Err(anyhow::anyhow!("the API server does not answer")),
         }
-    }
-
-    async fn namespaces_changed(&mut self, list: &[String]) {
-        let namespaces = names::namespaces(
-            self.cluster.namespace(),
-            Some(list),
-            &self.start.dns_namespaces,
-        );
-        if namespaces == self.names.namespaces {
-            return;
-        }
-        tracing::info!(count = namespaces.len(), "the cluster's namespaces changed");
-        self.names.namespaces = namespaces;
-        self.driver.tell(Command::Names(self.names.clone())).await;
-        self.wish(|_| {});
     }
 }
 

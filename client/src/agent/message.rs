@@ -72,6 +72,26 @@ pub(crate) struct Start {
     pub(crate) name: Option<SessionName>,
     /// Where the user's files are.
     pub(crate) places: Places,
+    /// How to get at the gateway.
+    #[serde(flatten)]
+    pub(crate) access: Access,
+    /// Ranges to route besides the discovered ones.
+    pub(crate) ranges: Vec<IpNetwork>,
+    /// Ranges not to route.
+    pub(crate) exclude: Vec<IpNetwork>,
+    /// Namespaces whose names are routed besides the visible ones.
+    pub(crate) dns_namespaces: Vec<String>,
+    /// Whether the session ends with the command that started it.
+    pub(crate) foreground: bool,
+    /// How much is logged, as with `-v`.
+    pub(crate) verbose: u8,
+    /// How log lines look.
+    pub(crate) log_format: log::Format,
+}
+
+/// How any session gets at its gateway: the cluster, the pod, the carriers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Access {
     /// How to find the cluster.
     pub(crate) kube: Kube,
     /// `--gateway-namespace`
@@ -91,18 +111,6 @@ pub(crate) struct Start {
     /// Whether the kernel may work on several packets at once.
     #[serde(default)]
     pub(crate) offload: Offload,
-    /// Ranges to route besides the discovered ones.
-    pub(crate) ranges: Vec<IpNetwork>,
-    /// Ranges not to route.
-    pub(crate) exclude: Vec<IpNetwork>,
-    /// Namespaces whose names are routed besides the visible ones.
-    pub(crate) dns_namespaces: Vec<String>,
-    /// Whether the session ends with the command that started it.
-    pub(crate) foreground: bool,
-    /// How much is logged, as with `-v`.
-    pub(crate) verbose: u8,
-    /// How log lines look.
-    pub(crate) log_format: log::Format,
 }
 
 /// [`KubeOptions`] on their way to the agent.

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context as _, ensure};
 use ipnetwork::IpNetwork;
 use kvpn_k8s::GatewayPod;
+use kvpn_wire::CONTROL_PORT;
 use kvpn_wire::control::{self, CreateSession, SessionGrant, TunnelAddresses};
 use kvpn_wire::wireguard::PrivateKey;
 use rand::TryRng as _;
@@ -21,6 +22,36 @@ pub(crate) struct Keys {
     pub(crate) private: PrivateKey,
     /// What was granted for it.
     pub(crate) grant: SessionGrant,
+}
+
+/// The other end of a session, as it is now.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    /// The pod.
+    pub(crate) gateway: GatewayPod,
+    /// What it granted.
+    pub(crate) grant: SessionGrant,
+}
+
+impl Peer {
+    /// The other end of a session that was just opened, or taken up again.
+    pub(crate) fn new(gateway: &GatewayPod, grant: &SessionGrant) -> Self {
+        Self {
+            gateway: gateway.clone(),
+            grant: grant.clone(),
+        }
+    }
+
+    /// Where the gateway's control API listens in the tunnel.
+    ///
+    /// # Errors
+    ///
+    /// It granted no addresses.
+    pub(crate) fn control(&self) -> anyhow::Result<SocketAddr> {
+        let addresses = self.grant.addresses.first();
+        let addresses = addresses.context("the gateway granted no addresses")?;
+        Ok(SocketAddr::new(addresses.gateway, CONTROL_PORT))
+    }
 }
 
 /// The request for a session; `former` are the addresses of the one that it continues.

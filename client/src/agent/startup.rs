@@ -5,24 +5,21 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use ipnetwork::IpNetwork;
-use kvpn_client_core::{ClientState, Config, Names, Path, tunnel_mtu};
-use kvpn_k8s::{Cluster, Discovery, Forward, GatewayPod};
-use kvpn_wire::API_CARRIER_PORT;
+use kvpn_client_core::{Config, Names, tunnel_mtu};
+use kvpn_k8s::{Cluster, Discovery, GatewayPod};
 use kvpn_wire::control::SessionGrant;
 use tokio::sync::mpsc;
 
 use crate::agent::board::Board;
 use crate::agent::check::{self, PublicName};
-use crate::agent::driver::{
-    self, Command, Driver, Figures, Handle, HostRoutes, News, Occurrence, UdpCarrier,
-};
+use crate::agent::driver::{Command, Figures, Handle, HostRoutes, Occurrence};
 use crate::agent::laptop::{self, Laptop};
-use crate::agent::message::{Carrier, Start};
+use crate::agent::message::Start;
 use crate::agent::network::Wish;
+use crate::agent::opening::{Opened, Opening};
 use crate::agent::ranges::{self, Findings, Plan};
 use crate::agent::report::NetworkReport;
 use crate::agent::session::{self, Keys};
@@ -31,9 +28,6 @@ use crate::agent::{gateway, names, now, others};
 use crate::cli::failure::{CONFLICT, FAILED, Failure};
 use crate::helper::{Configured, DnsBackend, DnsConfig, HelperConnection, NetworkConfig};
 use crate::os::Taken;
-
-/// How long the first answer of the gateway may take, once all is set up.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Everything a session is made with.
 pub(crate) struct Startup<'a> {
@@ -71,11 +65,9 @@ pub(crate) struct Standing {
 /// What was learnt about cluster and machine.
 struct Learnt {
     laptop: Laptop,
-    keys: Keys,
-    api: Option<Forward>,
+    opened: Opened,
     discovery: Discovery,
     server_addresses: Vec<SocketAddr>,
-    udp_candidates: Vec<SocketAddr>,
     public_name: Option<PublicName>,
 }
 
@@ -86,25 +78,33 @@ impl Startup<'_> {
     ///
     /// What failed, on which object; the exit code is in the chain.
     pub(crate) async fn establish(mut self) -> anyhow::Result<Standing> {
-        let gateway = gateway::ready(self.cluster, self.start, self.board).await?;
+        let gateway = gateway::ready(self.cluster, &self.start.access, self.board).await?;
         let learnt = self.learn(&gateway).await?;
         let plan = self.plan(&learnt).await?;
         let names = self.names(&learnt, &plan);
-        let dns = names::dns_config(session::stubs(&learnt.keys.grant), &names);
-        let end = session::gateway_report(&gateway, &learnt.keys.grant);
-        self.board.update(|report| report.gateway = Some(end));
-        let configured = self.configure(&learnt.keys.grant, &plan, &dns).await?;
+        let dns = names::dns_config(session::stubs(&learnt.opened.keys.grant), &names);
+        let configured = self
+            .configure(&learnt.opened.keys.grant, &plan, &dns)
+            .await?;
         let Learnt {
-            keys,
-            api,
-            udp_candidates,
+            opened:
+                Opened {
+                    keys,
+                    api,
+                    udp_candidates,
+                },
             public_name,
             laptop,
             ..
         } = learnt;
-        let candidates = udp_candidates.clone();
-        let config = self.config(&keys, candidates, &names, &plan, configured.split);
-        let (driver, news) = self.drive(config);
+        let opening = self.opening();
+        let config = Config {
+            ranges: plan.routes.clone(),
+            split_dns: configured.split,
+            host_routes: true,
+            ..opening.config(&keys, &udp_candidates, &names)
+        };
+        let (driver, news) = opening.drive(config);
         let upstream = Upstream::new(&configured.upstreams);
         tokio::spawn(upstream.serve(news.question_rx, driver.clone()));
         driver
@@ -114,8 +114,7 @@ impl Startup<'_> {
             driver.tell(Command::Api(api)).await;
         }
         let mut occurrence_rx = news.occurrence_rx;
-        let path = self.first_answer(&mut occurrence_rx).await?;
-        tracing::info!(%path, "the tunnel works");
+        opening.first_answer(&mut occurrence_rx).await?;
         self.prove(&keys.grant, &names, public_name).await?;
         let (route_rx, outside) = (news.route_rx, plan.outside);
         let wish = Wish {
@@ -137,54 +136,35 @@ impl Startup<'_> {
         })
     }
 
+    fn opening(&self) -> Opening<'_> {
+        Opening {
+            cluster: self.cluster,
+            access: &self.start.access,
+            board: self.board,
+            figures: self.figures,
+        }
+    }
+
     /// Asks cluster, gateway and machine, all at once.
     async fn learn(&self, gateway: &GatewayPod) -> anyhow::Result<Learnt> {
-        let Self { cluster, start, .. } = self;
-        self.board.step(format!(
-            "opening a session with {}/{}",
-            gateway.namespace, gateway.name
-        ));
+        let Self { cluster, .. } = self;
+        self.board
+            .step(format!("opening a session with {}", gateway.full_name()));
         let laptop = laptop::look()
             .await
             .context("this machine's network cannot be looked at")?;
-        let session_name = self.board.report(now()).name.to_string();
-        let private = session::new_key()?;
-        let request = session::request(&private, &laptop, &[], session_name);
-        let api = async {
-            match start.carrier {
-                Carrier::Auto | Carrier::Api => {
-                    cluster.forward(gateway, API_CARRIER_PORT).await.map(Some)
-                }
-                Carrier::Udp => Ok(None),
-            }
-        };
-        let endpoints = async {
-            match start.carrier {
-                Carrier::Auto | Carrier::Udp => cluster.udp_endpoints(gateway).await,
-                Carrier::Api => Ok(Vec::new()),
-            }
-        };
-        let (grant, api, discovery, endpoints, server_addresses, public_name) = tokio::join!(
-            cluster.create_session(gateway, &request),
-            api,
+        let opening = self.opening();
+        let (opened, discovery, server_addresses, public_name) = tokio::join!(
+            opening.session(gateway, &laptop),
             cluster.discover(cluster.namespace(), gateway),
-            endpoints,
             cluster.api_server_addresses(),
             PublicName::before(cluster.server()),
         );
-        let grant = grant?;
-        let udp_candidates = session::candidates(endpoints.unwrap_or_default(), &grant);
-        if start.carrier == Carrier::Udp && udp_candidates.is_empty() {
-            return Err(no_udp(gateway).into());
-        }
-        let keys = Keys { private, grant };
         Ok(Learnt {
             laptop,
-            keys,
-            api: api?,
+            opened: opened?,
             discovery: discovery?,
             server_addresses,
-            udp_candidates,
             public_name,
         })
     }
@@ -198,9 +178,9 @@ impl Startup<'_> {
             tracing::info!(note, "discovery");
         }
         let endpoints = (learnt.server_addresses.iter())
-            .chain(&learnt.udp_candidates)
+            .chain(&learnt.opened.udp_candidates)
             .map(SocketAddr::ip);
-        let grant = &learnt.keys.grant;
+        let grant = &learnt.opened.keys.grant;
         let findings = Findings::of(self.start, laptop, discovery, grant, endpoints);
         let plan = ranges::plan(&findings).map_err(|swallowed| {
             Failure::new(CONFLICT, swallowed.to_string())
@@ -219,7 +199,7 @@ impl Startup<'_> {
         let visible = learnt.discovery.namespaces.as_deref();
         let names = Names {
             namespace: connected.to_owned(),
-            domain: names::domain(&learnt.keys.grant.cluster.search),
+            domain: names::domain(&learnt.opened.keys.grant.cluster.search),
             namespaces: names::namespaces(connected, visible, &self.start.dns_namespaces),
             reverse: plan.reverse.clone(),
         };
@@ -246,7 +226,7 @@ impl Startup<'_> {
             routes: plan.routes.clone(),
             dns: Some(dns.clone()),
             dns_backend: DnsBackend::Auto,
-            offload: self.start.offload.is_on(),
+            offload: self.start.access.offload.is_on(),
         };
         let configured = match self.helper.configure(config).await {
             Ok(configured) => configured,
@@ -290,84 +270,6 @@ impl Startup<'_> {
             .into()
     }
 
-    fn config(
-        &self,
-        keys: &Keys,
-        udp: Vec<SocketAddr>,
-        names: &Names,
-        plan: &Plan,
-        split_dns: bool,
-    ) -> Config {
-        Config {
-            private_key: keys.private.clone(),
-            grant: keys.grant.clone(),
-            index: session::new_index(),
-            seed: session::new_seed(),
-            carrier: self.start.carrier.into(),
-            udp_candidates: udp,
-            names: names.clone(),
-            ranges: plan.routes.clone(),
-            split_dns,
-            host_routes: true,
-        }
-    }
-
-    fn drive(&self, config: Config) -> (Handle, News) {
-        let udp = match self.start.carrier {
-            Carrier::Auto | Carrier::Udp => UdpCarrier::open(self.start.offload.is_on()),
-            Carrier::Api => UdpCarrier::none(),
-        };
-        let (outlets, news) = driver::outlets();
-        let (driver, handle) = Driver::new(ClientState::new(config, now()), udp, outlets);
-        // The driver bounds its own turns.
-        tokio::spawn(tokio::task::unconstrained(driver.run()));
-        self.figures.set(handle.clone());
-        (handle, news)
-    }
-
-    async fn first_answer(
-        &self,
-        occurrence_rx: &mut mpsc::Receiver<Occurrence>,
-    ) -> anyhow::Result<Path> {
-        self.board.step("waiting for the gateway's first answer");
-        let answered = tokio::time::timeout(HANDSHAKE_LIMIT, async {
-            while let Some(occurrence) = occurrence_rx.recv().await {
-                match occurrence {
-                    Occurrence::Established(path) => return Ok(path),
-                    Occurrence::ApiLost(why) if self.start.carrier == Carrier::Api => {
-                        return Err(anyhow::anyhow!(
-                            "the stream through the API server broke: {why}"
-                        ));
-                    }
-                    Occurrence::ApiLost(_)
-                    | Occurrence::ApiWanted
-                    | Occurrence::Quiet
-                    | Occurrence::PathChanged(..) => {}
-                }
-            }
-            Err(anyhow::anyhow!("the driver ended"))
-        });
-        answered
-            .await
-            .unwrap_or_else(|_| Err(self.silent_gateway().into()))
-    }
-
-    fn silent_gateway(&self) -> Failure {
-        let seconds = HANDSHAKE_LIMIT.as_secs();
-        let failure = Failure::new(
-            FAILED,
-            format!("the gateway did not answer through the tunnel within {seconds} s"),
-        );
-        match self.start.carrier {
-            Carrier::Udp => failure.hint(
-                "check that UDP gets to the node port or load balancer, or leave --carrier udp out",
-            ),
-            Carrier::Auto | Carrier::Api => {
-                failure.hint("check the gateway's log: `kubectl logs kvpn-gateway-0`")
-            }
-        }
-    }
-
     /// Tries every way on which programs ask for names. The cluster's answer came through the tunnel from the
     /// cluster's own DNS: it proves the traffic too.
     async fn prove(
@@ -398,17 +300,4 @@ impl Startup<'_> {
         })?;
         Ok(())
     }
-}
-
-fn no_udp(gateway: &GatewayPod) -> Failure {
-    let GatewayPod {
-        namespace, name, ..
-    } = gateway;
-    let failure = Failure::new(
-        FAILED,
-        format!(
-            "no UDP address of the gateway {namespace}/{name} is known, and --carrier udp was given"
-        ),
-    );
-    failure.hint("install the gateway with `--udp nodeport` or `--udp loadbalancer`, or leave --carrier udp out")
 }

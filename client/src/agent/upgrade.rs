@@ -5,7 +5,7 @@ use kvpn_k8s::{Cluster, GatewayPod, GatewaySpec, Purpose};
 
 use crate::agent::board::Board;
 use crate::agent::gateway::{self, VERSION};
-use crate::agent::message::{Datapath, Start};
+use crate::agent::message::{Access, Datapath};
 
 /// How a gateway differs from what a command wants.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,15 +23,15 @@ struct Difference {
 /// The upgrade was begun and failed.
 pub(crate) async fn where_due(
     cluster: &Cluster,
-    start: &Start,
+    access: &Access,
     board: &Board,
     found: GatewayPod,
 ) -> anyhow::Result<GatewayPod> {
-    let Some(difference) = difference(start, &found) else {
+    let Some(difference) = difference(access, &found) else {
         return Ok(found);
     };
     let subject = format!("the gateway {}/{}", found.namespace, found.name);
-    match spec(cluster, start, &found, &difference).await? {
+    match spec(cluster, access, &found, &difference).await? {
         Ok(spec) => {
             board.step(format!("upgrading {subject}, which {}", difference.words));
             gateway::apply(cluster, &spec, board).await
@@ -49,11 +49,11 @@ pub(crate) async fn where_due(
 /// What to upgrade to, or why not.
 async fn spec(
     cluster: &Cluster,
-    start: &Start,
+    access: &Access,
     found: &GatewayPod,
     difference: &Difference,
 ) -> anyhow::Result<Result<GatewaySpec, String>> {
-    if !start.install {
+    if !access.install {
         return Ok(Err("--no-install was given".to_owned()));
     }
     let Some(image) = &difference.image else {
@@ -62,7 +62,7 @@ async fn spec(
             found.image
         )));
     };
-    if !start.upgrade && found.ready {
+    if !access.upgrade && found.ready {
         match gateway::sessions(cluster, found).await {
             Some(0) => {}
             Some(count) => {
@@ -90,10 +90,10 @@ async fn spec(
     let Some(installed) = cluster.installed_spec(&found.namespace).await? else {
         return Ok(Err("kvpn did not install it".to_owned()));
     };
-    let datapath = if start.datapath == Datapath::Auto {
+    let datapath = if access.datapath == Datapath::Auto {
         installed.datapath
     } else {
-        start.datapath.into()
+        access.datapath.into()
     };
     Ok(Ok(GatewaySpec {
         image: image.clone(),
@@ -104,12 +104,12 @@ async fn spec(
 }
 
 /// How the gateway differs from what this command wants; `None` when it does not, or is newer.
-fn difference(start: &Start, found: &GatewayPod) -> Option<Difference> {
-    if start.image_is_chosen {
+fn difference(access: &Access, found: &GatewayPod) -> Option<Difference> {
+    if access.image_is_chosen {
         let words = format!("runs the image {}", found.image);
-        return (found.image != start.image).then(|| Difference {
+        return (found.image != access.image).then(|| Difference {
             words,
-            image: Some(start.image.clone()),
+            image: Some(access.image.clone()),
         });
     }
     let version = found

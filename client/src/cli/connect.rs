@@ -15,7 +15,7 @@ use crate::agent::contact::Contact;
 use crate::agent::gateway::DEFAULT_IMAGE;
 use crate::agent::launch::{Launched, launch};
 use crate::agent::lock::{self, Held};
-use crate::agent::message::{Carrier, Datapath, Kube, Offload, Reply, Request, Start};
+use crate::agent::message::{Access, Carrier, Datapath, Kube, Offload, Reply, Request, Start};
 use crate::agent::places::{Places, SessionName};
 use crate::agent::report::{SessionReport, State};
 use crate::cli::Situation;
@@ -132,15 +132,17 @@ impl ConnectArgs {
         Start {
             name: self.name,
             places,
-            kube: kube(situation),
-            gateway_namespace: self.gateway_namespace,
-            image_is_chosen: self.image.is_some(),
-            image: self.image.unwrap_or_else(|| DEFAULT_IMAGE.to_owned()),
-            install: !self.no_install,
-            upgrade: self.upgrade,
-            datapath: self.datapath,
-            carrier: self.carrier,
-            offload: self.offload,
+            access: Access {
+                kube: kube(situation),
+                gateway_namespace: self.gateway_namespace,
+                image_is_chosen: self.image.is_some(),
+                image: self.image.unwrap_or_else(|| DEFAULT_IMAGE.to_owned()),
+                install: !self.no_install,
+                upgrade: self.upgrade,
+                datapath: self.datapath,
+                carrier: self.carrier,
+                offload: self.offload,
+            },
             ranges: self.cidr,
             exclude: self.exclude,
             dns_namespaces: self.dns_namespace,
@@ -156,7 +158,7 @@ pub(crate) async fn run(situation: Situation, args: ConnectArgs) -> anyhow::Resu
     let places = Places::of(&situation.environment, &situation.user);
     let start = args.start(&situation, places);
     let interactive = !situation.user.is_behind_sudo() && std::io::stdin().is_terminal();
-    let cluster = Cluster::load(&start.kube.options(interactive))?;
+    let cluster = Cluster::load(&start.access.kube.options(interactive))?;
     let name = start
         .name
         .clone()

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use kvpn_client_core::{Path, PathState, PathStatus, Status};
+use kvpn_client_core::{Names, Path, PathState, PathStatus, Status};
 use kvpn_wire::control::SessionGrant;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -11,6 +11,9 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::agent::driver::{self, Reading};
+use crate::agent::message::Start;
+use crate::agent::names;
+use crate::agent::network::Wish;
 use crate::agent::report::State;
 
 /// What a test waits for at most.
@@ -38,7 +41,7 @@ impl Rig {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = format!("http://{}", listener.local_addr().unwrap());
         let start = start(home.path(), &server);
-        let cluster = Cluster::load(&start.kube.options(false)).unwrap();
+        let cluster = Cluster::load(&start.access.kube.options(false)).unwrap();
         let board = Arc::new(board(&server));
         board.connected(now());
         let (forwards, works) = (Arc::default(), Arc::new(AtomicBool::new(false)));
@@ -56,19 +59,25 @@ impl Rig {
             routes: Vec::new(),
             dns: names::dns_config(Vec::new(), &names),
         };
+        let keys = keys();
         let keeper = Keeper {
             gateway: cluster_gateway(),
             cluster,
-            start: Arc::new(start),
+            access: Arc::new(start.access.clone()),
             board: Arc::clone(&board),
-            keys: keys(),
+            peer_tx: watch::Sender::new(Peer::new(&cluster_gateway(), &keys.grant)),
+            keys,
             driver: Handle::new(command_tx),
             occurrence_rx: news.occurrence_rx,
-            wish_tx: watch::Sender::new(wish),
-            names,
-            resolvers: Vec::new(),
             udp_candidates: Vec::new(),
             changed: Arc::clone(&changed),
+            keeps_key: false,
+            routing: Some(Routing {
+                start: Arc::new(start),
+                wish_tx: watch::Sender::new(wish),
+                names,
+                resolvers: Vec::new(),
+            }),
         };
         let tasks = vec![
             tokio::spawn(serve(listener, Arc::clone(&forwards))),
