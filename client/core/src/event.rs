@@ -88,7 +88,7 @@ pub enum Event {
         /// The answer.
         answer: Resolution,
     },
-    /// News of a flow opened by [`ClientState::tcp_connect`](crate::ClientState::tcp_connect).
+    /// News of a flow opened by [`ClientState::tcp_connect`](crate::ClientState::tcp_connect), or to an exposed port.
     Flow(netstack::Event),
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Decisions only; a probe is a round trip through the gateway that somebody else makes. The rules:
 //!
-//! - a path that carried nothing back for 5 s is probed, and one that did not answer data for about a round trip and a
+//! - a path that carried nothing back for 5 s is probed (each second, whatever it carries, where the gateway waits for signs of life), and one that did not answer data for about a round trip and a
 //!   half, though not much oftener than once a second;
 //! - a UDP path in use whose round trip is known gets little time for an answer, and each probe twice: a cut is found in
 //!   about half a second, while one datagram of twenty lost on the way leads nowhere;
@@ -79,6 +79,8 @@ pub(crate) struct Paths {
     /// When something authentic last came on any path, or the session began.
     heard: Instant,
     sequence: u16,
+    /// The gateway wants a sign of life each second.
+    shows_life: bool,
     api_wanted: Option<Wanted>,
     actions: VecDeque<Action>,
 }
@@ -110,6 +112,7 @@ impl Paths {
             sent: None,
             heard: now,
             sequence: 0,
+            shows_life: false,
             api_wanted: None,
             actions: VecDeque::new(),
         };
@@ -144,6 +147,11 @@ impl Paths {
             }
         }
         self.handle_timeout(now);
+    }
+
+    /// Whether the path in use is probed each second, as a sign of life, and not only when it is idle.
+    pub(crate) fn show_life(&mut self, show: bool) {
+        self.shows_life = show;
     }
 
     /// The path that packets take.

@@ -172,6 +172,11 @@ impl Session {
             .any(|addresses| addresses.gateway == address)
     }
 
+    /// Whether the gateway wants a sign of life each second.
+    pub(crate) fn show_life(&mut self, show: bool) {
+        self.paths.show_life(show);
+    }
+
     /// Whether packets are sealed at once.
     pub(crate) fn is_ready(&self, now: Instant) -> bool {
         self.tunnel.has_session(now)

@@ -24,9 +24,9 @@ use crate::track::{Owner, Refused, Tracker};
 const MAX_PACKETS: usize = 1024;
 const PACKET_BYTES: usize = 2 * 1024 * 1024;
 
-/// Connections of kvpn's own at once, and their buffers in bytes each way.
-const STACK_FLOWS: usize = 1024;
-const STACK_BUFFER: usize = 256 * 1024;
+/// Flows that end in the laptop's own process at once, and their buffers in bytes each way.
+const STACK_FLOWS: usize = 5120;
+const STACK_BUFFER: usize = 4 << 20;
 const STACK_UDP_IDLE: Duration = Duration::from_secs(120);
 
 /// The client of one session: see the [crate] for the loop around it.
@@ -35,10 +35,10 @@ pub struct ClientState {
     session: Session,
     names: Resolver,
     tracker: Tracker,
-    /// Connections of kvpn's own into the tunnel.
+    /// Flows that end here: questions for names, and the shell's.
     stack: Netstack,
     /// Those that the shell knows: it opened them, or they came for an exposure.
-    shell_flows: BTreeSet<FlowId>,
+    shell_flows: BTreeMap<FlowId, Protocol>,
     /// Where the gateway may open some.
     exposed: BTreeSet<(Protocol, u16)>,
     packets: Coalescer,
@@ -68,7 +68,7 @@ impl ClientState {
             names: Resolver::new(&config, config.seed, now),
             tracker: Tracker::new(now),
             stack: Netstack::new(stack, now),
-            shell_flows: BTreeSet::new(),
+            shell_flows: BTreeMap::new(),
             exposed: BTreeSet::new(),
             packets: Coalescer::new(PACKET_BYTES, MAX_PACKETS, Abilities::default()),
             unannounced: false,
@@ -226,7 +226,7 @@ impl ClientState {
     }
 
     /// A new session on the carriers that are there, e.g. after the gateway's restart. With the same tunnel addresses the
-    /// flows of programs go on; with others they end, and the shell gives the TUN its new addresses.
+    /// flows of programs go on; with others they end, as those of the shell do in any case, and the shell gives the TUN its new addresses.
     pub fn replace_session(
         &mut self,
         private_key: PrivateKey,
@@ -234,8 +234,9 @@ impl ClientState {
         index: u32,
         now: Instant,
     ) {
+        self.end_shell_flows(now);
         if !same_addresses(self.session.addresses(), &grant.addresses) {
-            self.end_flows(now);
+            self.tracker.clear();
             self.names.move_to(&grant.addresses, &mut self.stack, now);
         }
         self.session.replace(private_key, &grant, index, now);
@@ -302,11 +303,16 @@ impl ClientState {
         false
     }
 
-    /// A packet to one of kvpn's own connections; those know no super-packets.
+    /// A packet to a flow that ends here; the stack knows super-packets of TCP.
     fn give_stack(&mut self, packet: &[u8], segmentation: Segmentation, now: Instant) {
         let Ok(mut packets) = Split::new(packet, segmentation) else {
             return self.dropped("inner_malformed");
         };
+        match segmentation {
+            Segmentation::Whole => return self.stack.handle_packet(packet, now),
+            Segmentation::Tcp { .. } => return self.stack.handle_super_packet(packet, now),
+            Segmentation::Udp { .. } => {}
+        }
         let mut segment = std::mem::take(&mut self.segment);
         while let Some(n) = packets.next(&mut segment) {
             self.stack.handle_packet(&segment[..n], now);
@@ -378,16 +384,6 @@ impl ClientState {
             if let Some(n) = build::tcp(flow.dst, flow.src, &question, &mut packet) {
                 self.packets.push(&packet[..n]);
             }
-        }
-    }
-
-    /// The addresses change: nothing that is open can go on.
-    fn end_flows(&mut self, now: Instant) {
-        self.tracker.clear();
-        for flow in std::mem::take(&mut self.shell_flows) {
-            self.stack.tcp_abort(flow, now);
-            self.events
-                .push_back(Event::Flow(netstack::Event::TcpReset { flow }));
         }
     }
 

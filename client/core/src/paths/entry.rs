@@ -44,6 +44,8 @@ pub(super) struct Entry {
     pub(super) answered: Option<Instant>,
     /// The round trip, smoothed.
     pub(super) rtt: Option<Duration>,
+    /// When the last probe went out.
+    pub(super) probed: Option<Instant>,
     /// The probe under way.
     pub(super) outstanding: Option<Outstanding>,
     /// Probes missed in a row.
@@ -103,6 +105,7 @@ impl Entry {
             received: None,
             answered: None,
             rtt: None,
+            probed: None,
             outstanding: None,
             misses: 0,
             first_miss: None,
@@ -140,6 +143,7 @@ impl Entry {
     }
 
     pub(super) fn probed(&mut self, sequence: u16, size: usize, wait: Wait, now: Instant) {
+        self.probed = Some(now);
         self.outstanding = Some(Outstanding {
             sequence,
             size,

@@ -12,6 +12,9 @@ use crate::event::Path;
 /// The path in use is probed when nothing came on it for this long.
 const IDLE: Duration = Duration::from_secs(5);
 
+/// Pause between two signs of life: a gateway that had none for 5 s counts the laptop as gone.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+
 /// Pause before the third probe of the path in use, so that a short stall does not end a session.
 const STALL: Duration = Duration::from_secs(2);
 
@@ -114,7 +117,11 @@ impl Paths {
         if entry.next.is_some() || self.current != Some(path) {
             return entry.next;
         }
-        let idle = entry.received.map_or(self.heard, |received| received) + IDLE;
+        let idle = if self.shows_life {
+            entry.probed.unwrap_or(self.heard) + SIGN_OF_LIFE
+        } else {
+            entry.received.unwrap_or(self.heard) + IDLE
+        };
         let unanswered = self.waiting_since.map(|since| entry.suspected_at(since));
         Some(unanswered.map_or(idle, |unanswered| unanswered.min(idle)))
     }

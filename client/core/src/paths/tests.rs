@@ -187,6 +187,35 @@ fn an_idle_path_is_probed_every_five_seconds_and_no_other_is() {
 }
 
 #[test]
+fn signs_of_life_are_shown_each_second_whatever_comes() {
+    let mut rig = Rig::api_and_udp();
+    rig.paths.show_life(true);
+    for _ in 0..600 {
+        rig.run(100);
+        rig.paths.received(udp(UDP), rig.now);
+    }
+    assert!((58..=61).contains(&rig.probes.len()), "{:?}", rig.probes);
+    assert!(rig.probes.iter().all(|(_, path)| *path == udp(UDP)));
+    rig.paths.show_life(false);
+    rig.run(60_000);
+    assert!((69..=73).contains(&rig.probes.len()), "{:?}", rig.probes);
+}
+
+#[test]
+fn a_path_that_dies_is_found_dead_in_three_signs_of_life() {
+    let mut rig = Rig::new(CarrierChoice::Udp, &[UDP], &[(udp(UDP), 1)]);
+    rig.run(2_000);
+    rig.paths.show_life(true);
+    rig.run(10_000);
+    rig.probes.clear();
+    rig.answering.clear();
+    rig.run(5_000);
+    assert!(rig.probes.len() >= 3, "{:?}", rig.probes);
+    let misses = |rig: &Rig| rig.paths.entries[&udp(UDP)].misses;
+    assert!(misses(&rig) >= MISSES_TO_GIVE_UP, "{}", misses(&rig));
+}
+
+#[test]
 fn a_cut_udp_path_is_left_for_api() {
     let mut rig = Rig::api_and_udp();
     rig.answering.remove(&udp(UDP));

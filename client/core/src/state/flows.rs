@@ -9,12 +9,16 @@ use kvpn_netstack::{self as netstack, FlowId, Full, Refusal};
 use kvpn_wire::packet::{Ip, Protocol};
 
 use super::ClientState;
+use crate::event::Event;
 
 impl ClientState {
     /// Where the gateway, and nobody else, may open flows: a protocol (TCP or UDP) and a port of the client's tunnel address.
-    /// [`netstack::Event::TcpOpening`] and [`netstack::Event::UdpOpening`] tell of each in [`Event::Flow`](crate::Event::Flow), and the
+    /// [`netstack::Event::TcpOpening`] and [`netstack::Event::UdpOpening`] tell of each in [`Event::Flow`], and the
     /// shell accepts or refuses it. Flows that are open stay so when their port is gone.
+    ///
+    /// While there are any, the path in use is probed each second: the gateway takes a silent client for gone.
     pub fn set_exposed(&mut self, ports: BTreeSet<(Protocol, u16)>) {
+        self.session.show_life(!ports.is_empty());
         self.exposed = ports;
     }
 
@@ -22,7 +26,7 @@ impl ClientState {
     ///
     /// # Errors
     /// [`Full::Unaddressable`] when the session has no address of that family; else as
-    /// [`Netstack::tcp_connect`].
+    /// [`netstack::Netstack::tcp_connect`].
     pub fn tcp_connect(&mut self, dst: SocketAddr, now: Instant) -> Result<FlowId, Full> {
         let addresses = self.session.addresses().iter();
         let mut same_family =
@@ -31,7 +35,7 @@ impl ClientState {
         let flow = self
             .stack
             .tcp_connect(SocketAddr::new(client, 0), dst, now)?;
-        self.shell_flows.insert(flow);
+        self.shell_flows.insert(flow, Protocol::Tcp);
         self.settle(now);
         Ok(flow)
     }
@@ -43,9 +47,33 @@ impl ClientState {
         sent
     }
 
+    /// Lets `write` put data for sending straight into the flow's buffer: see [`netstack::Netstack::tcp_send_with`].
+    pub fn tcp_send_with(
+        &mut self,
+        flow: FlowId,
+        now: Instant,
+        write: impl FnOnce(&mut [u8]) -> usize,
+    ) -> usize {
+        let sent = self.stack.tcp_send_with(flow, now, write);
+        self.settle(now);
+        sent
+    }
+
     /// Takes received data; returns how many bytes. Less than `buf` holds: [`netstack::Event::TcpReadable`] follows.
     pub fn tcp_recv(&mut self, flow: FlowId, buf: &mut [u8], now: Instant) -> usize {
         let received = self.stack.tcp_recv(flow, buf, now);
+        self.settle(now);
+        received
+    }
+
+    /// Lets `read` take received data straight from the flow's buffer: see [`netstack::Netstack::tcp_recv_with`].
+    pub fn tcp_recv_with(
+        &mut self,
+        flow: FlowId,
+        now: Instant,
+        read: impl FnOnce(&[u8]) -> usize,
+    ) -> usize {
+        let received = self.stack.tcp_recv_with(flow, now, read);
         self.settle(now);
         received
     }
@@ -116,11 +144,30 @@ impl ClientState {
             .is_some_and(|port| self.exposed.contains(&port))
     }
 
+    /// Another gateway knows none of them, and neither does the same one in another session.
+    pub(super) fn end_shell_flows(&mut self, now: Instant) {
+        for (flow, protocol) in std::mem::take(&mut self.shell_flows) {
+            self.events.push_back(Event::Flow(match protocol {
+                Protocol::Tcp => {
+                    self.stack.tcp_abort(flow, now);
+                    netstack::Event::TcpReset { flow }
+                }
+                _ => {
+                    self.stack.close(flow);
+                    netstack::Event::Expired { flow }
+                }
+            }));
+        }
+    }
+
     /// Remembers which flows the shell has.
     pub(super) fn note_shell_flow(&mut self, event: &netstack::Event) {
         match event {
-            netstack::Event::TcpOpening { flow, .. } | netstack::Event::UdpOpening { flow, .. } => {
-                self.shell_flows.insert(*flow);
+            netstack::Event::TcpOpening { flow, .. } => {
+                self.shell_flows.insert(*flow, Protocol::Tcp);
+            }
+            netstack::Event::UdpOpening { flow, .. } => {
+                self.shell_flows.insert(*flow, Protocol::Udp);
             }
             event if event.is_last() => {
                 self.shell_flows.remove(&event.flow());

@@ -44,6 +44,11 @@ fn what_nobody_asked_for_does_not_come_in() {
 fn an_exposed_port_is_the_gateways_alone() {
     let mut rig = Rig::new(config());
     rig.client.set_exposed([(Protocol::Tcp, 8080)].into());
+    let sign_of_life = rig.client.poll_timeout().unwrap();
+    assert!(
+        sign_of_life.0 <= rig.now + Duration::from_secs(1) && sign_of_life.1 == "probe",
+        "{sign_of_life:?}"
+    );
     let syn = |src: SocketAddr, port| {
         let segment = build::Segment {
             flags: TcpFlags::SYN,
@@ -68,6 +73,27 @@ fn an_exposed_port_is_the_gateways_alone() {
     let flags = Ip::parse(&answer).unwrap().tcp().unwrap().flags();
     assert!(flags.contains(TcpFlags::SYN) && flags.contains(TcpFlags::ACK));
     assert!(rig.tun.is_empty());
+}
+
+#[test]
+fn where_nobody_listens_the_gateway_is_told() {
+    let mut rig = Rig::new(config());
+    rig.client.set_exposed([(Protocol::Udp, 8080)].into());
+    rig.gateway_sends(&udp(at(GATEWAY, 40_000), at(CLIENT, 8080), b"anybody?"));
+    let opening = rig.events.iter().find_map(|event| match event {
+        Event::Flow(netstack::Event::UdpOpening { flow, .. }) => Some(*flow),
+        _ => None,
+    });
+    let flow = opening.expect("a flow");
+    rig.client
+        .udp_refuse(flow, netstack::Refusal::PortUnreachable, rig.now);
+    rig.settle();
+    let answer = rig.gateway_received().expect("an answer");
+    let message = Ip::parse(&answer).unwrap().icmp().unwrap().message();
+    assert!(
+        matches!(message, IcmpMessage::Unreachable { code: 3, .. }),
+        "{message:?}"
+    );
 }
 
 #[test]
@@ -224,17 +250,29 @@ fn connections_of_kvpns_own() {
 }
 
 #[test]
-fn other_addresses_end_connections_of_kvpns_own() {
-    let mut rig = Rig::new(config());
-    let flow = rig.client.tcp_connect(at(GATEWAY, 53), rig.now).unwrap();
-    rig.settle();
-    rig.events.clear();
-    let mut grant = grant(gateway_key(0).public());
-    grant.addresses[0].client = ip("198.19.0.6");
-    rig.client.replace_session(client_key(), grant, 8, rig.now);
-    rig.settle();
-    let reset = Event::Flow(netstack::Event::TcpReset { flow });
-    assert!(rig.events.contains(&reset), "{:?}", rig.events);
+fn a_new_session_ends_flows_of_kvpns_own() {
+    for client in [CLIENT, "198.19.0.6"] {
+        let mut rig = Rig::new(config());
+        rig.client.set_exposed([(Protocol::Udp, 8080)].into());
+        let tcp = rig.client.tcp_connect(at(GATEWAY, 53), rig.now).unwrap();
+        rig.gateway_sends(&udp(at(GATEWAY, 40_000), at(CLIENT, 8080), b"hello"));
+        let opening = rig.events.iter().find_map(|event| match event {
+            Event::Flow(netstack::Event::UdpOpening { flow, .. }) => Some(*flow),
+            _ => None,
+        });
+        let udp = opening.expect("a UDP flow");
+        rig.events.clear();
+        let mut grant = grant(gateway_key(0).public());
+        grant.addresses[0].client = ip(client);
+        rig.client.replace_session(client_key(), grant, 8, rig.now);
+        rig.settle();
+        for event in [
+            netstack::Event::TcpReset { flow: tcp },
+            netstack::Event::Expired { flow: udp },
+        ] {
+            assert!(rig.events.contains(&Event::Flow(event)), "{:?}", rig.events);
+        }
+    }
 }
 
 #[test]
