@@ -4,6 +4,7 @@
 pub(crate) mod connect;
 pub(crate) mod disconnect;
 pub(crate) mod doctor;
+pub(crate) mod env;
 pub(crate) mod environment;
 pub(crate) mod failure;
 pub(crate) mod gateway;
@@ -89,6 +90,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Gateway(gateway::GatewayCommand),
     Doctor(doctor::DoctorArgs),
+    Env(env::EnvArgs),
     Completion(manual::CompletionArgs),
     Man(manual::ManArgs),
     /// The privileged process that opens the TUN and sets routes and names (started by `connect`)
@@ -136,7 +138,8 @@ pub(crate) fn run(parsed: Cli) -> anyhow::Result<ExitCode> {
         | Command::Disconnect(_)
         | Command::Status(_)
         | Command::Gateway(_)
-        | Command::Doctor(_) => {}
+        | Command::Doctor(_)
+        | Command::Env(_) => {}
     }
     let environment = Environment::read()?;
     let user = User::of_caller(&environment)?;
@@ -154,6 +157,7 @@ pub(crate) fn run(parsed: Cli) -> anyhow::Result<ExitCode> {
         Command::Status(args) => block_on(status::run(situation, args)),
         Command::Gateway(command) => block_on(gateway::run(situation, command)),
         Command::Doctor(args) => block_on(doctor::run(situation, args)),
+        Command::Env(args) => block_on(env::run(situation, args)),
         Command::Completion(_) | Command::Man(_) | Command::Helper(_) | Command::Agent => {
             Ok(ExitCode::SUCCESS)
         }
@@ -163,7 +167,10 @@ pub(crate) fn run(parsed: Cli) -> anyhow::Result<ExitCode> {
 /// Whether the command itself speaks to the cluster: a kubeconfig can name programs to run, and those must
 /// never run as root on behalf of somebody else. `connect` leaves that to its agent.
 fn runs_plugins(command: &Command) -> bool {
-    matches!(command, Command::Gateway(_) | Command::Doctor(_))
+    matches!(
+        command,
+        Command::Gateway(_) | Command::Doctor(_) | Command::Env(_)
+    )
 }
 
 fn run_helper(args: &HelperArgs) -> anyhow::Result<ExitCode> {

@@ -195,6 +195,85 @@ fn manifests_and_roles_need_no_cluster() {
     );
 }
 
+/// An API server that knows one pod, which takes its environment from a ConfigMap and a Secret that nobody may read.
+fn api_with_a_pod() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            answer(&stream.unwrap());
+        }
+    });
+    server
+}
+
+fn answer(mut stream: &std::net::TcpStream) {
+    let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+    let request = lines.next().unwrap_or_default();
+    lines.find(String::is_empty);
+    let path = request.split(' ').nth(1).unwrap_or_default();
+    let (status, body) = match path.trim_start_matches("/api/v1/namespaces/default/") {
+        "pods/web" => (
+            200,
+            serde_json::json!({ "metadata": { "name": "web" }, "spec": { "enableServiceLinks": false, "containers": [{ "name": "app", "env": [
+                { "name": "GREETING", "value": "it's\n$5" },
+                { "name": "COLOUR", "valueFrom": { "configMapKeyRef": { "name": "settings", "key": "colour" } } },
+                { "name": "PASSWORD", "valueFrom": { "secretKeyRef": { "name": "db", "key": "password" } } },
+            ] }] } }),
+        ),
+        "configmaps/settings" => (
+            200,
+            serde_json::json!({ "metadata": {}, "data": { "colour": "red" } }),
+        ),
+        "secrets/db" => (
+            403,
+            serde_json::json!({ "kind": "Status", "code": 403, "reason": "Forbidden", "message": "secrets \"db\" is forbidden: User \"ana\" cannot get it" }),
+        ),
+        _ => (
+            404,
+            serde_json::json!({ "kind": "Status", "code": 404, "reason": "NotFound", "message": "not found" }),
+        ),
+    };
+    let body = body.to_string();
+    let head = format!(
+        "HTTP/1.1 {status} x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    // A client that hung up is a client's matter.
+    let _ = stream.write_all((head + &body).as_bytes());
+}
+
+#[test]
+fn an_environment_is_printed_whole_or_not_at_all() {
+    let home = Home::new();
+    let kubeconfig = home.kubeconfig(&api_with_a_pod());
+    let env = |arguments: &[&str]| {
+        let config = ["--kubeconfig", kubeconfig.to_str().unwrap()];
+        home.kvpn(&[&["env", "web"], arguments, &config].concat())
+    };
+    let denied = env(&[]);
+    assert_eq!(denied.status.code(), Some(4), "{}", stderr(&denied));
+    assert!(denied.stdout.is_empty());
+    let said = stderr(&denied);
+    assert!(
+        said.contains("get secrets in namespace default") && said.contains("--ignore-denied"),
+        "{said}"
+    );
+    let rest = env(&["--ignore-denied"]);
+    assert_eq!(
+        String::from_utf8_lossy(&rest.stdout),
+        "COLOUR=red\nGREETING=\"it's\n\\$5\"\n"
+    );
+    assert!(stderr(&rest).contains("PASSWORD is left out"));
+    let json = env(&["--ignore-denied", "-o", "json"]);
+    let document: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(document["variables"]["GREETING"], "it's\n$5");
+    assert_eq!(
+        (&document["pod"], &document["container"]),
+        (&"web".into(), &"app".into())
+    );
+}
+
 #[test]
 fn completion_and_manual_are_printed() {
     let home = Home::new();

@@ -135,6 +135,9 @@ pub struct PodOptions {
     /// The pod's name.
     #[arg(long, env = "POD_NAME", default_value = "")]
     pub pod_name: String,
+    /// The pod's uid.
+    #[arg(long, env = "POD_UID", default_value = "")]
+    pub pod_uid: String,
     /// The pod's namespace.
     #[arg(long, env = "POD_NAMESPACE", default_value = "")]
     pub pod_namespace: String,

@@ -1,6 +1,7 @@
 //! What the HTTP side asks of the drivers: for each a bounded channel and a waker; an answer each. Who asks need not know which driver
 //! has a session.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
@@ -8,14 +9,16 @@ use std::time::Duration;
 use futures::future::try_join_all;
 use kvpn_gateway_core::{Refused, SessionIndex, Shard, Snapshot};
 use kvpn_wire::control::{CreateSession, SessionGrant, SessionStatus};
+use kvpn_wire::wireguard::PublicKey;
 use mio::Waker;
 use tokio::sync::{Mutex, oneshot};
 
+use crate::dialled::{self, DialledDatagrams, DialledStream, LaptopDatagrams, LaptopStream};
 use crate::directory::Directory;
 use crate::neighbours::HandedOver;
 
 /// Requests that may wait for a driver.
-const WAITING: usize = 64;
+const WAITING: usize = 1024;
 /// A driver answers in microseconds; if it does not answer at all, it is dead.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -31,10 +34,25 @@ pub(crate) enum Command {
     Status(SessionIndex, oneshot::Sender<Option<SessionStatus>>),
     /// End a session; whether there was one.
     End(SessionIndex, oneshot::Sender<bool>),
+    /// Open a flow to a port of a session's laptop, and join it with this end.
+    Dial(SessionIndex, u16, DialledEnd),
+    /// Tell how long ago each of these sessions was heard; `None` for those that have ended.
+    Heard(Vec<SessionIndex>, oneshot::Sender<Vec<Option<Duration>>>),
+    /// Tell whose session it is; `None` when it has ended.
+    Key(SessionIndex, oneshot::Sender<Option<PublicKey>>),
     /// Count.
     Report(oneshot::Sender<Report>),
     /// Stop the driver.
     Stop,
+}
+
+/// A flow's end at the driver.
+#[derive(Debug)]
+pub(crate) enum DialledEnd {
+    /// Of a connection.
+    Tcp(DialledStream),
+    /// Of a UDP flow.
+    Udp(DialledDatagrams),
 }
 
 /// What one driver counted.
@@ -120,6 +138,54 @@ impl Commands {
     pub(crate) async fn end(&self, session: SessionIndex) -> Result<bool, Unanswered> {
         let driver = self.driver_of(session);
         driver.ask(|answer| Command::End(session, answer)).await
+    }
+
+    /// A connection to a port of the session's laptop, once the program there has accepted it. Waits as long as the caller does.
+    ///
+    /// # Errors
+    /// `ConnectionRefused` when no program listens there, or the session has ended.
+    pub(crate) async fn dial(&self, session: SessionIndex, port: u16) -> io::Result<LaptopStream> {
+        let (end, stream, opened) = dialled::stream()?;
+        let command = Command::Dial(session, port, DialledEnd::Tcp(end));
+        let driver = self.driver_of(session);
+        driver.send(command).map_err(io::Error::other)?;
+        match opened.await {
+            Ok(answer) => answer.map(|()| stream),
+            Err(_) => Err(io::ErrorKind::ConnectionRefused.into()),
+        }
+    }
+
+    /// A way for datagrams to a port of the session's laptop.
+    ///
+    /// # Errors
+    /// When there is no file left, or the driver does not answer.
+    pub(crate) fn dial_udp(&self, session: SessionIndex, port: u16) -> io::Result<LaptopDatagrams> {
+        let (end, datagrams) = dialled::datagrams()?;
+        let command = Command::Dial(session, port, DialledEnd::Udp(end));
+        let driver = self.driver_of(session);
+        driver.send(command).map_err(io::Error::other)?;
+        Ok(datagrams)
+    }
+
+    /// How long ago each session was heard, in their order; `None` for those that have ended.
+    pub(crate) async fn heard(
+        &self,
+        sessions: &[SessionIndex],
+    ) -> Result<Vec<Option<Duration>>, Unanswered> {
+        let asked = self.drivers.iter().map(|driver| {
+            let sessions = sessions.to_vec();
+            driver.ask(|answer| Command::Heard(sessions, answer))
+        });
+        let answers = try_join_all(asked).await?;
+        // Each driver knows its own sessions only.
+        let heard = |index| answers.iter().find_map(|answer| *answer.get(index)?);
+        Ok((0..sessions.len()).map(heard).collect())
+    }
+
+    /// Whose session it is; `None` when it has ended.
+    pub(crate) async fn key(&self, session: SessionIndex) -> Result<Option<PublicKey>, Unanswered> {
+        let driver = self.driver_of(session);
+        driver.ask(|answer| Command::Key(session, answer)).await
     }
 
     /// What each driver counted; all have to answer.

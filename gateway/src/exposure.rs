@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, UdpSocket};
 
-pub use choice::{Choice, Claim, Owner, Rule, RuleError, Weight};
+pub use choice::{Choice, Claim, Owner};
 pub use dial::{Datagrams, Dial, Stream, Target};
 pub use events::{
     ConnectionRecord, Counters, Counts, Gauges, Protocol, Record, RequestRecord, Share,
@@ -44,10 +44,10 @@ pub struct Settings {
     pub limits: Limits,
     /// How laptops and the origin are reached.
     pub dial: Arc<dyn Dial>,
-    /// A random number from 0 to 99, for [`Weight`].
-    pub dice: Arc<dyn Fn() -> u8 + Send + Sync>,
-    /// exposure --what was served--> live view. Full: the record is dropped and counted.
-    pub records: tokio::sync::mpsc::Sender<Record>,
+    /// A random number, for shares of the traffic.
+    pub dice: Arc<dyn Fn() -> u32 + Send + Sync>,
+    /// Takes what was served, for the live view; whether it had room. Must not wait.
+    pub records: Arc<dyn Fn(Record) -> bool + Send + Sync>,
 }
 
 /// Bounds of an exposure's port.
@@ -114,7 +114,7 @@ impl Exposure {
     }
 
     /// Serves the clients whose datagrams arrive at `socket`, from within a tokio runtime. Datagrams cannot be matched:
-    /// only claims of everything ([`Claim::rules`] empty, [`Claim::mirror`] not set) count.
+    /// only claims of everything or of a share count.
     #[must_use]
     pub fn udp(socket: UdpSocket, settings: Settings, choice: Choice) -> Self {
         let shared = Shared::new(settings, choice);
@@ -145,7 +145,12 @@ impl Exposure {
     /// connections are still accepted. A keep-alive connection without a request is left alone: closing it could cross
     /// a request on its way.
     pub fn drain(&self) {
-        self.shared.drain.cancel();
+        self.shared.drain(true);
+    }
+
+    /// Ends [`drain`](Self::drain): connections that are left may stay.
+    pub fn resume(&self) {
+        self.shared.drain(false);
     }
 
     /// Stops listening, [drains](Self::drain), waits until all connections have ended or `limit` is over, and ends

@@ -18,6 +18,7 @@ use crate::http::{self, ControlConnections};
 use crate::kernel::Datapaths;
 use crate::neighbours::Neighbours;
 use crate::pod;
+use crate::services::{Kubernetes, Services};
 use crate::threads::Drivers;
 
 /// Drivers unless more are asked for: one moves several Gbit/s.
@@ -107,6 +108,7 @@ pub struct Gateway {
     pub health: SocketAddr,
     listeners: Listeners,
     commands: Commands,
+    kubernetes: Kubernetes,
     connections: ControlConnections,
     drivers: Drivers,
 }
@@ -143,6 +145,7 @@ impl Gateway {
         let directory = Arc::new(Directory::new(opening.count));
         let (commands, receivers) = Commands::new(&wakers, Arc::clone(&directory));
         let (connections_tx, connections) = http::control_connections();
+        let kubernetes = Kubernetes::of_pod(&settings.options.pod, &settings.cluster.pod_addresses);
         let config = settings.core(kernel.families, note, udp.port());
         announce(&config, &parts[0].offload());
         let mut drivers = Drivers::default();
@@ -162,12 +165,13 @@ impl Gateway {
             health: health.local_addr()?,
             listeners: Listeners { control, health },
             commands,
+            kubernetes,
             connections,
             drivers,
         })
     }
 
-    /// Serves HTTP until `stop` is done or a driver dies, then stops the drivers.
+    /// Serves HTTP until `stop` is done or a driver dies, gives exposed Services back, then stops the drivers.
     ///
     /// # Errors
     /// What a driver died of.
@@ -175,16 +179,25 @@ impl Gateway {
         let Self {
             listeners,
             commands,
+            kubernetes,
             connections,
             mut drivers,
             ..
         } = self;
+        let (services, handle) = Services::new(commands.clone(), kubernetes.clone());
+        let services = tokio::spawn(services.run());
+        let parts = http::Parts {
+            commands: commands.clone(),
+            services: handle.clone(),
+            kubernetes,
+        };
         tokio::select! {
-            () = stop => {}
-            served = http::serve_control(listeners.control, connections, commands.clone()) => served?,
+            () = async { stop.await; handle.leave().await } => {}
+            served = http::serve_control(listeners.control, connections, parts) => served?,
             served = http::serve_health(listeners.health, commands.clone()) => served?,
             () = drivers.ended() => {}
         }
+        services.abort();
         commands.stop();
         drivers.join()
     }

@@ -1,6 +1,7 @@
 //! The HTTP side: control API, health, metrics. It decides nothing: the driver is asked over [`Commands`](crate::commands::Commands).
 
 mod control;
+mod exposures;
 mod health;
 mod tunnel;
 
@@ -12,6 +13,21 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use kvpn_wire::control::ErrorBody;
+
+use crate::commands::Commands;
+use crate::services::{Kubernetes, ServicesHandle};
+
+/// What answers are made of.
+#[derive(Clone)]
+pub(crate) struct Parts {
+    pub(crate) commands: Commands,
+    pub(crate) services: ServicesHandle,
+    pub(crate) kubernetes: Kubernetes,
+}
+
+fn ended() -> Failure {
+    Failure::new(StatusCode::NOT_FOUND, "the session has ended", None)
+}
 
 /// An answer that is no success.
 struct Failure {

@@ -6,6 +6,7 @@
 
 pub mod cli;
 mod commands;
+mod dialled;
 mod directory;
 mod driver;
 pub mod exposure;
@@ -14,6 +15,7 @@ mod http;
 mod kernel;
 mod neighbours;
 mod pod;
+mod services;
 mod threads;
 
 pub use gateway::{Gateway, Settings};

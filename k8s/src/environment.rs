@@ -49,12 +49,35 @@ impl Debug for Environment {
     }
 }
 
-/// What variables are taken from: what was read, by name. `None`: it is not there.
+/// What becomes of variables whose ConfigMap or Secret the caller may not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denied {
+    /// Nothing is given.
+    Refuse,
+    /// They are left out, each with a note.
+    LeaveOut,
+}
+
+/// What variables are taken from: what was read, by name.
 #[derive(Default)]
 struct Sources {
-    config_maps: BTreeMap<String, Option<BTreeMap<String, String>>>,
-    secrets: BTreeMap<String, Option<BTreeMap<String, String>>>,
+    config_maps: BTreeMap<String, Source>,
+    secrets: BTreeMap<String, Source>,
     services: Vec<Service>,
+}
+
+/// A ConfigMap or a Secret.
+enum Source {
+    Values(BTreeMap<String, String>),
+    Missing,
+    Denied,
+}
+
+/// A container of a workload.
+struct Wanted<'a> {
+    namespace: &'a str,
+    pod: &'a Pod,
+    container: &'a Container,
 }
 
 /// The kinds a workload may have, in the order in which a plain name is looked for.
@@ -67,21 +90,29 @@ const KINDS: [(&str, &[&str]); 4] = [
 
 impl Cluster {
     /// The environment of a workload's container: `pod/web-1`, `deployment/web`, `sts/db`, or a plain name, looked for among
-    /// Deployments, StatefulSets, DaemonSets and pods. Without `container`: the pod's default one, else its first.
+    /// Deployments, StatefulSets, DaemonSets and pods (those that the caller may read). Without `container`: the pod's default one,
+    /// else its first.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when there is no such workload, pod of it or container; [`Error::Forbidden`]; [`Error::Refused`] when the
-    /// kubelet would not start the container either, because something that it needs is not there.
+    /// [`Error::NotFound`] when there is no such workload, pod of it or container; [`Error::Forbidden`], but for a ConfigMap or Secret
+    /// with [`Denied::LeaveOut`]; [`Error::Refused`] when the kubelet would not start the container either, because something that
+    /// it needs is not there.
     pub async fn environment(
         &self,
         namespace: &str,
         workload: &str,
         container: Option<&str>,
+        denied: Denied,
     ) -> Result<Environment, Error> {
         let pod = self.pod_like(namespace, workload).await?;
         let container = chosen(&pod, container)?;
         let mut notes = Vec::new();
-        let sources = self.sources(namespace, &pod, container, &mut notes).await?;
+        let wanted = Wanted {
+            namespace,
+            pod: &pod,
+            container,
+        };
+        let sources = self.sources(&wanted, denied, &mut notes).await?;
         resolve::resolve(&pod, container, &sources, notes)
     }
 
@@ -91,18 +122,46 @@ impl Cluster {
         let fits = |(word, others): &&(&str, &[&str])| {
             kind.is_empty() || kind == *word || others.contains(&kind)
         };
-        for (word, _) in KINDS.iter().filter(fits) {
-            if *word == "pod" {
-                if let Some(pod) = self.look::<Pod>("pods", namespace, name).await? {
-                    return Ok(pod);
-                }
-            } else if let Some(selector) = self.selector_of(word, namespace, name).await? {
-                return self.pod_of(namespace, word, name, &selector).await;
+        let kinds: Vec<&str> = KINDS.iter().filter(fits).map(|(word, _)| *word).collect();
+        if kinds.is_empty() {
+            return Err(Error::NotFound {
+                what: format!(
+                    "{kind}, as a kind of workload ({}),",
+                    listed(&KINDS.map(|(word, _)| word))
+                ),
+            });
+        }
+        let mut denied = None;
+        for word in &kinds {
+            match self.pod_of_kind(word, namespace, name).await {
+                Ok(Some(pod)) => return Ok(pod),
+                Ok(None) => {}
+                // A plain name may still be that of something that the caller may read.
+                Err(error @ Error::Forbidden { .. }) => denied = denied.or(Some(error)),
+                Err(error) => return Err(error),
             }
         }
-        Err(Error::NotFound {
-            what: format!("workload {workload} in namespace {namespace}"),
-        })
+        Err(denied.unwrap_or_else(|| Error::NotFound {
+            what: format!("{} {name} in namespace {namespace}", listed(&kinds)),
+        }))
+    }
+
+    async fn pod_of_kind(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Pod>, Error> {
+        if kind == "pod" {
+            return self.look::<Pod>("pods", namespace, name).await;
+        }
+        match self.selector_of(kind, namespace, name).await? {
+            Some(selector) => self
+                .pod_of(namespace, kind, name, &selector)
+                .await
+                .map(Some),
+            None => Ok(None),
+        }
     }
 
     async fn selector_of(
@@ -171,25 +230,26 @@ impl Cluster {
     /// Reads what the container's variables are taken from, and no other ConfigMap or Secret.
     async fn sources(
         &self,
-        namespace: &str,
-        pod: &Pod,
-        container: &Container,
+        wanted: &Wanted<'_>,
+        denied: Denied,
         notes: &mut Vec<String>,
     ) -> Result<Sources, Error> {
+        let Wanted {
+            namespace,
+            pod,
+            container,
+        } = wanted;
         let mut sources = Sources::default();
         for name in resolve::config_maps(container) {
-            let found = self
-                .look::<ConfigMap>("configmaps", namespace, &name)
-                .await?;
-            sources
-                .config_maps
-                .insert(name, found.map(|found| found.data.unwrap_or_default()));
+            let found = self.look::<ConfigMap>("configmaps", namespace, &name).await;
+            let values = |found: ConfigMap| found.data.unwrap_or_default();
+            let source = Source::of(found, denied, values)?;
+            sources.config_maps.insert(name, source);
         }
         for name in resolve::secrets(container) {
-            let found = self.look::<Secret>("secrets", namespace, &name).await?;
-            sources
-                .secrets
-                .insert(name, found.map(|found| resolve::texts(&found)));
+            let found = self.look::<Secret>("secrets", namespace, &name).await;
+            let source = Source::of(found, denied, |found| resolve::texts(&found))?;
+            sources.secrets.insert(name, source);
         }
         sources.services = self
             .linked_services(namespace, pod.spec.as_ref(), notes)
@@ -232,6 +292,29 @@ impl Cluster {
             Err(error) => return Err(error),
         }
         Ok(services)
+    }
+}
+
+impl Source {
+    fn of<K>(
+        found: Result<Option<K>, Error>,
+        denied: Denied,
+        values: impl FnOnce(K) -> BTreeMap<String, String>,
+    ) -> Result<Self, Error> {
+        match found {
+            Ok(Some(found)) => Ok(Self::Values(values(found))),
+            Ok(None) => Ok(Self::Missing),
+            Err(Error::Forbidden { .. }) if denied == Denied::LeaveOut => Ok(Self::Denied),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// `a, b or c`.
+fn listed(words: &[&str]) -> String {
+    match words {
+        [others @ .., last] if !others.is_empty() => format!("{} or {last}", others.join(", ")),
+        words => words.concat(),
     }
 }
 

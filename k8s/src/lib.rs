@@ -47,7 +47,7 @@ mod testing;
 
 pub use cluster::{Cluster, KubeOptions};
 pub use discovery::Discovery;
-pub use environment::Environment;
+pub use environment::{Denied, Environment};
 pub use error::Error;
 pub use forward::Forward;
 pub use gateway::GatewayPod;

@@ -77,6 +77,11 @@ pub enum Event {
         /// The flow.
         flow: FlowId,
     },
+    /// The peer has no program at the port that a UDP flow's datagram was for (ICMP); the flow is gone.
+    UdpRefused {
+        /// The flow.
+        flow: FlowId,
+    },
     /// An idle UDP or echo flow ended.
     Expired {
         /// The flow that was.
@@ -99,6 +104,7 @@ impl Event {
             | Self::UdpDatagram { flow }
             | Self::EchoOpening { flow, .. }
             | Self::EchoRequest { flow }
+            | Self::UdpRefused { flow }
             | Self::Expired { flow } => flow,
         }
     }
@@ -106,7 +112,10 @@ impl Event {
     /// Whether the flow is gone with this event.
     pub fn is_last(&self) -> bool {
         match self {
-            Self::TcpReset { .. } | Self::TcpClosed { .. } | Self::Expired { .. } => true,
+            Self::TcpReset { .. }
+            | Self::TcpClosed { .. }
+            | Self::UdpRefused { .. }
+            | Self::Expired { .. } => true,
             Self::TcpOpening { .. }
             | Self::TcpConnected { .. }
             | Self::TcpReadable { .. }

@@ -42,4 +42,4 @@ pub use config::Config;
 pub use drops::Drops;
 pub use emitted::Emitted;
 pub use event::{Event, FlowCounts, FlowId, Full, Refusal};
-pub use stack::Netstack;
+pub use stack::{EPHEMERAL, Netstack};

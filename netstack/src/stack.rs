@@ -5,6 +5,8 @@ mod datagram;
 mod inbound;
 mod tcp;
 
+pub use tcp::EPHEMERAL;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 

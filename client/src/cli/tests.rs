@@ -31,6 +31,9 @@ fn every_command_of_the_contract_parses() {
         "kvpn gateway rbac --user ana --group dev --service-account ci:bot --for install",
         "kvpn gateway status -o json",
         "kvpn doctor -o json",
+        "kvpn env web",
+        "kvpn env sts/db -o json --container side --ignore-denied",
+        "kvpn env pod/web-1 -o export",
         "kvpn completion bash",
         "kvpn man",
         "kvpn -v -n shop status",
@@ -50,6 +53,7 @@ fn what_contradicts_itself_is_refused() {
         "kvpn disconnect shop --all",
         "kvpn -q -v status",
         "kvpn gateway install --replicas 0",
+        "kvpn env",
         "kvpn",
     ] {
         let error = parse(line).expect_err(line);

@@ -39,6 +39,8 @@ pub enum Target {
     Nameserver(SocketAddr),
     /// The control API, as the flow's own session.
     Control,
+    /// A port of the gateway's tunnel address at which there is nothing: to be refused.
+    Nothing,
 }
 
 /// What happened.
@@ -94,6 +96,8 @@ pub enum FlowEvent {
     },
     /// One echo request waits for `echo_recv`.
     EchoRequest,
+    /// The client has no program at the port of a UDP flow; the flow is gone.
+    UdpRefused,
     /// An idle UDP or echo flow ended; it is gone.
     Expired,
 }

@@ -41,5 +41,5 @@ pub use output::{DropReason, Drops};
 pub use path::{Path, StreamId, Transmit};
 pub use policy::{Forbidden, Policy};
 pub use shard::{MAX_SHARDS, Shard};
-pub use state::{Elsewhere, GatewayState, Refused, Snapshot};
+pub use state::{Elsewhere, GatewayState, Refused, Snapshot, Undialled};
 pub use strangers::Stranger;

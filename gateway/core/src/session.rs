@@ -9,6 +9,7 @@ use kvpn_netstack::{Emitted, FlowCounts, Netstack};
 use kvpn_wire::control::SessionStatus;
 use kvpn_wire::fq_codel::{self, FqCodel};
 use kvpn_wire::offload::{Segmentation, Split, trailer};
+use kvpn_wire::packet::Ip;
 use kvpn_wire::pmtud;
 use kvpn_wire::wireguard::{MAX_HANDSHAKE, OVERHEAD, PresharedKey, PublicKey, Sealed, Tunnel};
 
@@ -44,6 +45,8 @@ pub(crate) struct Session {
     /// The userspace datapath; made when the first packet needs it, so that a session that only uses the kernel has none.
     pub(crate) netstack: Option<Box<Netstack>>,
     pub(crate) netstack_seed: u64,
+    /// Whether the gateway ever opened a flow to the client.
+    pub(crate) dialled: bool,
     /// Packets that wait for room on the path; only while there are any, and a while longer.
     waiting: Option<Box<FqCodel<Segmentation>>>,
     /// Whether the client takes super-packets.
@@ -90,6 +93,7 @@ impl Session {
             path: None,
             netstack: None,
             netstack_seed: new.netstack_seed,
+            dialled: false,
             waiting: None,
             super_packets: new.super_packets,
             limit: pmtud::BASE,
@@ -351,6 +355,12 @@ impl Session {
         while output.datagrams.push_with(path, room, |buf| {
             self.tunnel.flush_queued(buf, now).unwrap_or(0)
         }) {}
+    }
+
+    /// Whether a packet to the gateway's tunnel address may belong to a flow that the gateway opened.
+    pub(crate) fn has_dialled(&self, ip: &Ip<'_>) -> bool {
+        let netstack = self.netstack.as_deref().filter(|_| self.dialled);
+        netstack.is_some_and(|netstack| ip.is_fragment() || netstack.knows(ip))
     }
 
     /// Runs the WireGuard timers and those of the flows.

@@ -1,6 +1,7 @@
 //! [`GatewayState`]: everything the gateway decides, as one state machine. Each of its doors has a file.
 
 mod control;
+mod dialled;
 mod elsewhere;
 mod flows;
 mod inbox;
@@ -30,6 +31,7 @@ use crate::sessions::Sessions;
 use crate::strangers::Strangers;
 
 pub use control::Refused;
+pub use dialled::Undialled;
 use inbox::Inbox;
 
 /// Handshakes a second that are answered without asking for proof of the source address. One costs about 0.2 ms.

@@ -1,5 +1,6 @@
 //! Which way a packet from a client goes: the one place that decides it, for both datapaths.
 
+use kvpn_netstack::EPHEMERAL;
 use kvpn_wire::CONTROL_PORT;
 use kvpn_wire::control::TunnelAddresses;
 use kvpn_wire::packet::{Icmp, IcmpMessage, Ip, Protocol};
@@ -21,6 +22,8 @@ pub(crate) enum Way {
     Probe { ident: u16, sequence: u16 },
     /// Into the session's userspace datapath.
     Userspace,
+    /// The same, if it belongs to a flow that the gateway opened; else refused.
+    Dialled,
     /// Out by the kernel.
     Kernel,
     /// Refused, and the client is told.
@@ -61,20 +64,20 @@ fn probe(ip: &Ip<'_>, own: TunnelAddresses) -> Option<Way> {
 
 /// On its tunnel address the gateway answers DNS, control and echo; through userspace, whatever the datapath is.
 fn to_gateway(ip: &Ip<'_>) -> Way {
-    let service = match ip.protocol() {
-        Protocol::Tcp => ip
-            .tcp()
-            .is_some_and(|tcp| [DNS_PORT, CONTROL_PORT].contains(&tcp.dst_port())),
-        Protocol::Udp => ip.udp().is_some_and(|udp| udp.dst_port() == DNS_PORT),
+    let port = match ip.protocol() {
+        // Those of a datagram are put together before anybody asks whose it is.
+        Protocol::Udp if ip.is_fragment() => return Way::Dialled,
+        Protocol::Tcp => ip.tcp().map(|tcp| (tcp.dst_port(), CONTROL_PORT)),
+        Protocol::Udp => ip.udp().map(|udp| (udp.dst_port(), DNS_PORT)),
         Protocol::Icmpv4 | Protocol::Icmpv6 => {
             return ip.icmp().map_or(Way::Refused(Forbidden::Tunnel), echo);
         }
-        Protocol::Other(_) => false,
+        Protocol::Other(_) => None,
     };
-    if service {
-        Way::Userspace
-    } else {
-        Way::Refused(Forbidden::Tunnel)
+    match port {
+        Some((port, service)) if port == DNS_PORT || port == service => Way::Userspace,
+        Some((port, _)) if EPHEMERAL.contains(&port) => Way::Dialled,
+        Some(_) | None => Way::Refused(Forbidden::Tunnel),
     }
 }
 
@@ -83,8 +86,8 @@ fn echo(icmp: Icmp<'_>) -> Way {
         IcmpMessage::EchoRequest {
             ident, sequence, ..
         } => Way::Echo { ident, sequence },
+        IcmpMessage::Unreachable { .. } => Way::Dialled,
         IcmpMessage::EchoReply { .. }
-        | IcmpMessage::Unreachable { .. }
         | IcmpMessage::PacketTooBig { .. }
         | IcmpMessage::TimeExceeded { .. }
         | IcmpMessage::ParameterProblem { .. }

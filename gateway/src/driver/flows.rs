@@ -13,6 +13,7 @@ use super::echo::EchoFlow;
 use super::tcp::TcpFlow;
 use super::udp_flow::UdpFlow;
 use super::{FIRST, refusal};
+use crate::dialled::{DialledDatagrams, DialledStream};
 use crate::http::ControlConnectionsTx;
 
 /// The longest datagram, with room for an ICMP header before it.
@@ -115,7 +116,9 @@ impl Flows {
                     tcp.reset();
                 }
             }
-            FlowEvent::TcpClosed | FlowEvent::Expired => drop(self.remove(flow)),
+            FlowEvent::TcpClosed | FlowEvent::UdpRefused | FlowEvent::Expired => {
+                drop(self.remove(flow));
+            }
         }
     }
 
@@ -148,6 +151,7 @@ impl Flows {
                 TcpFlow::connect(flow, address, registry, token)
             }
             Target::Control => self.open_control(flow, registry, token),
+            Target::Nothing => Err(io::ErrorKind::ConnectionRefused.into()),
         };
         match opened {
             Ok(tcp) => self.insert(token, flow, FlowSocket::Tcp(tcp)),
@@ -179,6 +183,56 @@ impl Flows {
         TcpFlow::paired(flow, mio::net::UnixStream::from_std(ours), registry, token)
     }
 
+    /// Opens a connection to a port of a laptop.
+    pub(crate) fn dial_tcp(
+        &mut self,
+        session: SessionIndex,
+        port: u16,
+        mut end: DialledStream,
+        registry: &Registry,
+        state: &mut GatewayState,
+        now: Instant,
+    ) {
+        let flow = match state.tcp_dial(session, port, now) {
+            Ok(flow) => flow,
+            Err(error) => {
+                tracing::debug!(port, %error, "cannot dial a laptop");
+                return end.answer(Err(io::ErrorKind::ConnectionRefused.into()));
+            }
+        };
+        let token = self.take_token();
+        match TcpFlow::dialled(flow, end, registry, token) {
+            Ok(tcp) => self.insert(token, flow, FlowSocket::Tcp(tcp)),
+            Err(error) => {
+                tracing::debug!(port, %error, "cannot dial a laptop");
+                state.tcp_abort(flow, now);
+            }
+        }
+    }
+
+    /// Opens a UDP flow to a port of a laptop.
+    pub(crate) fn dial_udp(
+        &mut self,
+        session: SessionIndex,
+        port: u16,
+        end: DialledDatagrams,
+        registry: &Registry,
+        state: &mut GatewayState,
+        now: Instant,
+    ) {
+        let Ok(flow) = state.udp_dial(session, port, now) else {
+            return;
+        };
+        let token = self.take_token();
+        match UdpFlow::dialled(flow, end, registry, token) {
+            Ok(udp) => self.insert(token, flow, FlowSocket::Udp(udp)),
+            Err(error) => {
+                tracing::debug!(port, %error, "cannot dial a laptop");
+                state.close(flow);
+            }
+        }
+    }
+
     fn open_udp(
         &mut self,
         flow: Flow,
@@ -192,7 +246,7 @@ impl Flows {
             Target::Address(address) => UdpFlow::connect(flow, address, false, registry, token),
             Target::Nameserver(address) => UdpFlow::connect(flow, address, true, registry, token),
             // The core has no UDP service of this name.
-            Target::Control => Err(io::ErrorKind::ConnectionRefused.into()),
+            Target::Control | Target::Nothing => Err(io::ErrorKind::ConnectionRefused.into()),
         };
         match opened {
             Ok(udp) => self.insert(token, flow, FlowSocket::Udp(udp)),
@@ -272,6 +326,6 @@ impl Flows {
 fn note_failure(target: Target, state: &mut GatewayState) {
     match target {
         Target::Nameserver(address) => state.nameserver_failed(address),
-        Target::Address(_) | Target::Control => {}
+        Target::Address(_) | Target::Control | Target::Nothing => {}
     }
 }

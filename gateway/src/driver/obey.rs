@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
-use kvpn_gateway_core::Refused;
+use kvpn_gateway_core::{Refused, SessionIndex};
 use kvpn_wire::control::{CreateSession, SessionGrant, SessionStatus};
 use tokio::sync::oneshot;
 
 use super::{Driver, parts};
-use crate::commands::{Command, Report};
+use crate::commands::{Command, DialledEnd, Report};
 
 /// Whether the loop goes on.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,6 +33,12 @@ impl Driver {
                 Command::End(session, answer) => {
                     reply(answer, self.state.end_session(session, now));
                 }
+                Command::Dial(session, port, end) => self.dial(session, port, end, now),
+                Command::Heard(sessions, answer) => {
+                    let heard = |session| self.state.heard_ago(session, now);
+                    reply(answer, sessions.into_iter().map(heard).collect());
+                }
+                Command::Key(session, answer) => reply(answer, self.state.session_key(session)),
                 Command::Report(answer) => reply(
                     answer,
                     Report {
@@ -55,6 +61,17 @@ impl Driver {
             offload: Some(self.offload()),
             ..grant
         })
+    }
+
+    fn dial(&mut self, session: SessionIndex, port: u16, end: DialledEnd, now: Instant) {
+        let Self {
+            poll, state, flows, ..
+        } = self;
+        let registry = poll.registry();
+        match end {
+            DialledEnd::Tcp(end) => flows.dial_tcp(session, port, end, registry, state, now),
+            DialledEnd::Udp(end) => flows.dial_udp(session, port, end, registry, state, now),
+        }
     }
 
     fn offload(&self) -> String {

@@ -12,6 +12,7 @@ use socket2::SockRef;
 
 use super::flows::Turn;
 use super::refusal;
+use crate::dialled::DialledStream;
 
 /// Copies each way before others have their turn.
 const TURN: usize = 32;
@@ -21,6 +22,8 @@ enum Stream {
     Tcp(TcpStream),
     /// The control API's socket pair.
     Unix(UnixStream),
+    /// An exposure's socket pair.
+    Dialled(UnixStream, DialledStream),
 }
 
 /// How far the flow is.
@@ -28,6 +31,8 @@ enum Stream {
 enum Phase {
     /// The socket connects; the client's SYN waits.
     Connecting,
+    /// The laptop has not answered yet.
+    Dialling,
     /// The socket is connected; the client's handshake is not over.
     Accepted,
     Open,
@@ -89,6 +94,18 @@ impl TcpFlow {
         Self::new(flow, Stream::Unix(stream), Phase::Accepted, registry, token)
     }
 
+    /// Joins a connection that the gateway opens with its end.
+    pub(crate) fn dialled(
+        flow: Flow,
+        mut end: DialledStream,
+        registry: &Registry,
+        token: usize,
+    ) -> io::Result<Self> {
+        let socket = end.socket.take().ok_or(ErrorKind::NotConnected)?;
+        let stream = Stream::Dialled(UnixStream::from_std(socket), end);
+        Self::new(flow, stream, Phase::Dialling, registry, token)
+    }
+
     fn new(
         flow: Flow,
         mut stream: Stream,
@@ -127,7 +144,10 @@ impl TcpFlow {
     /// Notes what the state said.
     pub(crate) fn note_event(&mut self, what: FlowEvent) {
         match what {
-            FlowEvent::TcpConnected => self.phase = Phase::Open,
+            FlowEvent::TcpConnected => {
+                self.phase = Phase::Open;
+                self.stream.opened();
+            }
             FlowEvent::TcpPeerFinished => self.client_finished = true,
             FlowEvent::TcpOpening { .. }
             | FlowEvent::TcpReadable
@@ -138,6 +158,7 @@ impl TcpFlow {
             | FlowEvent::UdpDatagram
             | FlowEvent::EchoOpening { .. }
             | FlowEvent::EchoRequest
+            | FlowEvent::UdpRefused
             | FlowEvent::Expired => {}
         }
     }
@@ -146,16 +167,22 @@ impl TcpFlow {
     pub(crate) fn turn(&mut self, state: &mut GatewayState, now: Instant) -> Turn {
         match self.phase {
             Phase::Connecting => self.finish_connecting(state, now),
-            Phase::Accepted => Turn::Waiting,
+            Phase::Dialling if self.stream.is_given_up() => {
+                state.tcp_abort(self.flow, now);
+                Turn::Over
+            }
+            Phase::Dialling | Phase::Accepted => Turn::Waiting,
             Phase::Open => self.copy(state, now),
         }
     }
 
     /// The client is gone: so is the connection, at once.
-    pub(crate) fn reset(self) {
-        if let Stream::Tcp(stream) = &self.stream {
+    pub(crate) fn reset(mut self) {
+        match &mut self.stream {
             // Without it the other end would take what came until now for all there is.
-            drop(SockRef::from(stream).set_linger(Some(Duration::ZERO)));
+            Stream::Tcp(stream) => drop(SockRef::from(&*stream).set_linger(Some(Duration::ZERO))),
+            Stream::Dialled(_, end) => end.reset(),
+            Stream::Unix(_) => {}
         }
     }
 
@@ -254,6 +281,7 @@ impl TcpFlow {
             match result {
                 // No room: the state tells when there is.
                 None => return Copied::Waits,
+                Some(Ok(0)) if self.stream.was_reset() => return Copied::Failed,
                 Some(Ok(0)) => {
                     self.read_end = true;
                     state.tcp_finish(self.flow, now);
@@ -285,7 +313,30 @@ impl Stream {
     fn source(&mut self) -> &mut dyn Source {
         match self {
             Self::Tcp(stream) => stream,
-            Self::Unix(stream) => stream,
+            Self::Unix(stream) | Self::Dialled(stream, _) => stream,
+        }
+    }
+
+    /// The laptop has accepted the connection.
+    fn opened(&mut self) {
+        if let Self::Dialled(_, end) = self {
+            end.answer(Ok(()));
+        }
+    }
+
+    /// Whether nobody waits for the laptop's answer any more.
+    fn is_given_up(&self) -> bool {
+        match self {
+            Self::Dialled(_, end) => end.is_given_up(),
+            Self::Tcp(_) | Self::Unix(_) => false,
+        }
+    }
+
+    /// Whether the socket's end means a reset, which a socket pair does not tell.
+    fn was_reset(&self) -> bool {
+        match self {
+            Self::Dialled(_, end) => end.was_reset(),
+            Self::Tcp(_) | Self::Unix(_) => false,
         }
     }
 
@@ -312,14 +363,14 @@ impl Stream {
     fn shutdown(&self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
-            Self::Unix(stream) => stream.shutdown(Shutdown::Write),
+            Self::Unix(stream) | Self::Dialled(stream, _) => stream.shutdown(Shutdown::Write),
         }
     }
 
     fn take_error(&self) -> Option<io::Error> {
         match self {
             Self::Tcp(stream) => stream.take_error().ok().flatten(),
-            Self::Unix(stream) => stream.take_error().ok().flatten(),
+            Self::Unix(stream) | Self::Dialled(stream, _) => stream.take_error().ok().flatten(),
         }
     }
 }
@@ -328,7 +379,7 @@ impl Read for Stream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.read(buf),
-            Self::Unix(stream) => stream.read(buf),
+            Self::Unix(stream) | Self::Dialled(stream, _) => stream.read(buf),
         }
     }
 }
@@ -337,7 +388,7 @@ impl Write for Stream {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.write(buf),
-            Self::Unix(stream) => stream.write(buf),
+            Self::Unix(stream) | Self::Dialled(stream, _) => stream.write(buf),
         }
     }
 

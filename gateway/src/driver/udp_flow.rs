@@ -6,19 +6,30 @@ use std::time::Instant;
 
 use kvpn_gateway_core::{Flow, GatewayState};
 use mio::event::Event;
-use mio::net::UdpSocket;
+use mio::net::{UdpSocket, UnixDatagram};
 use mio::{Interest, Registry, Token};
 
 use super::flows::Turn;
 use super::refusal;
+use crate::dialled::DialledDatagrams;
 
 /// Datagrams each way before others have their turn.
 const TURN: usize = 64;
 
+/// What the flow is connected with.
+enum Socket {
+    Udp(UdpSocket),
+    /// An exposure's socket pair.
+    Dialled(
+        UnixDatagram,
+        #[expect(dead_code, reason = "tells the other end when it is dropped")] DialledDatagrams,
+    ),
+}
+
 /// A UDP flow's socket.
 pub(crate) struct UdpFlow {
     flow: Flow,
-    socket: UdpSocket,
+    socket: Socket,
     readable: bool,
     /// The client was told of an error, and with that the flow is gone.
     refused: bool,
@@ -57,10 +68,29 @@ impl UdpFlow {
         });
         Ok(Self {
             flow,
-            socket,
+            socket: Socket::Udp(socket),
             readable: false,
             refused: false,
             questions,
+        })
+    }
+
+    /// Joins a flow that the gateway opens with its end.
+    pub(crate) fn dialled(
+        flow: Flow,
+        mut end: DialledDatagrams,
+        registry: &Registry,
+        token: usize,
+    ) -> io::Result<Self> {
+        let socket = end.socket.take().ok_or(ErrorKind::NotConnected)?;
+        let mut socket = UnixDatagram::from_std(socket);
+        registry.register(&mut socket, Token(token), Interest::READABLE)?;
+        Ok(Self {
+            flow,
+            socket: Socket::Dialled(socket, end),
+            readable: false,
+            refused: false,
+            questions: None,
         })
     }
 
@@ -138,6 +168,22 @@ impl UdpFlow {
         }
         state.udp_refuse(self.flow, refusal::of_datagram(error), now);
         self.refused = true;
+    }
+}
+
+impl Socket {
+    fn send(&self, datagram: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Udp(socket) => socket.send(datagram),
+            Self::Dialled(socket, _) => socket.send(datagram),
+        }
+    }
+
+    fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Udp(socket) => socket.recv(buffer),
+            Self::Dialled(socket, _) => socket.recv(buffer),
+        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! Which requests and connections go to whose laptop. Decides from what it is given: no IO, no randomness of its own.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+use ::http::header::COOKIE;
 use ::http::request::Parts;
-use ::http::{HeaderName, Method};
-use regex::bytes::{Regex, RegexBuilder};
+use kvpn_wire::exposure::{Head, Traffic};
 
 use super::events::Counters;
 use super::proxy_protocol::ProxyProtocol;
@@ -25,63 +26,14 @@ pub struct Owner(Arc<str>);
 pub struct Claim {
     /// Whose laptop.
     pub owner: Owner,
-    /// A request is wanted when all of them hold. Empty: everything is wanted, connections that are not HTTP too.
-    pub rules: Vec<Rule>,
-    /// The share of what the rules want.
-    pub weight: Weight,
-    /// The origin answers, the laptop gets a copy. Of HTTP only, and not of upgrades and CONNECT.
-    pub mirror: bool,
+    /// Which traffic. Copies are of HTTP only, and not of upgrades and CONNECT.
+    pub traffic: Traffic,
     /// Whether the origin serves what the laptop does not take.
     pub fallback: bool,
     /// Whether connections to the laptop begin with the client's address.
     pub proxy_protocol: Option<ProxyProtocol>,
     /// What went to this laptop; keep it when the choice changes.
     pub counters: Arc<Counters>,
-}
-
-/// A share in percent, 0 to 100.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Weight(u8);
-
-/// One condition on a request.
-#[derive(Debug, Clone)]
-pub enum Rule {
-    /// One line of the header field is exactly this.
-    Header {
-        /// The field's name.
-        name: HeaderName,
-        /// Its value, byte for byte.
-        value: Vec<u8>,
-    },
-    /// One line of the header field matches as a whole.
-    HeaderRegex {
-        /// The field's name.
-        name: HeaderName,
-        /// Made by [`Rule::header_regex`].
-        regex: Regex,
-    },
-    /// The path is this or below it, element by element, as PathPrefix of Kubernetes' Gateway API: `/api` has
-    /// `/api/users` and not `/apis`.
-    PathPrefix(String),
-    /// The method.
-    Method(Method),
-}
-
-/// Why a rule cannot be.
-#[derive(Debug, thiserror::Error)]
-pub enum RuleError {
-    /// Not a header field's name (RFC 9110 section 5.1).
-    #[error("{0:?} cannot be the name of a header")]
-    Name(String),
-    /// Not a regular expression, or one that compiles to more than 64 KiB.
-    #[error("the regular expression cannot be used: {0}")]
-    Regex(#[from] regex::Error),
-    /// A path begins with a slash.
-    #[error("path {0:?} does not begin with a slash")]
-    Path(String),
-    /// Not a method (RFC 9110 section 9.1).
-    #[error("{0:?} is not an HTTP method")]
-    Method(String),
 }
 
 /// What becomes of a request or connection.
@@ -103,24 +55,32 @@ impl Choice {
         }
     }
 
-    pub(super) fn route_request(&self, head: &Parts, dice: impl Fn() -> u8) -> Route {
+    /// `dice` are random.
+    pub(super) fn route_request(&self, head: &Parts, dice: impl Fn() -> u32) -> Route {
         let mut mirrors = Vec::new();
         for claim in &self.claims {
-            if !claim.rules.iter().all(|rule| rule.holds(head)) || !claim.weight.has(&dice) {
-                continue;
-            }
-            if !claim.mirror {
+            let is_wanted = match &claim.traffic {
+                Traffic::All => true,
+                Traffic::Match(rules) => rules.matches(&Matched(head)),
+                Traffic::Weight(percent) => percent.takes(dice()),
+                Traffic::Mirror => {
+                    mirrors.push(Arc::clone(claim));
+                    false
+                }
+            };
+            if is_wanted {
                 return Route::Laptop(Arc::clone(claim));
             }
-            mirrors.push(Arc::clone(claim));
         }
         Route::Origin { mirrors }
     }
 
     /// For what cannot be matched.
-    pub(super) fn route_connection(&self, dice: impl Fn() -> u8) -> Route {
-        let wants = |claim: &&Arc<Claim>| {
-            claim.rules.is_empty() && !claim.mirror && claim.weight.has(&dice)
+    pub(super) fn route_connection(&self, dice: impl Fn() -> u32) -> Route {
+        let wants = |claim: &&Arc<Claim>| match claim.traffic {
+            Traffic::All => true,
+            Traffic::Weight(percent) => percent.takes(dice()),
+            Traffic::Match(_) | Traffic::Mirror => false,
         };
         self.claims.iter().find(wants).map_or(
             Route::Origin {
@@ -137,9 +97,7 @@ impl Claim {
     pub fn everything(owner: Owner) -> Self {
         Self {
             owner,
-            rules: Vec::new(),
-            weight: Weight::ALL,
-            mirror: false,
+            traffic: Traffic::All,
             fallback: true,
             proxy_protocol: None,
             counters: Arc::default(),
@@ -161,94 +119,32 @@ impl fmt::Display for Owner {
     }
 }
 
-impl Weight {
-    /// Everything.
-    pub const ALL: Self = Self(100);
+/// A request's head as the rules see it.
+struct Matched<'a>(&'a Parts);
 
-    /// `percent` of 100; more is all.
-    #[must_use]
-    pub fn percent(percent: u8) -> Self {
-        Self(percent.min(100))
+impl Head for Matched<'_> {
+    fn method(&self) -> &str {
+        self.0.method.as_str()
     }
 
-    fn has(self, dice: impl Fn() -> u8) -> bool {
-        self == Self::ALL || dice() < self.0
-    }
-}
-
-impl Rule {
-    /// The header field `name` has a line that is exactly `value`.
-    ///
-    /// # Errors
-    /// When `name` is no header's.
-    pub fn header(name: &str, value: &str) -> Result<Self, RuleError> {
-        Ok(Self::Header {
-            name: header_name(name)?,
-            value: value.as_bytes().to_vec(),
-        })
+    fn path(&self) -> &str {
+        self.0.uri.path()
     }
 
-    /// The header field `name` has a line that `regex` matches from its beginning to its end.
-    ///
-    /// # Errors
-    /// When `name` is no header's, or `regex` is none or too large.
-    pub fn header_regex(name: &str, regex: &str) -> Result<Self, RuleError> {
-        Ok(Self::HeaderRegex {
-            name: header_name(name)?,
-            regex: RegexBuilder::new(&format!("^(?:{regex})$"))
-                .size_limit(REGEX_SIZE)
-                .build()?,
-        })
-    }
-
-    /// The path is `prefix` or below it.
-    ///
-    /// # Errors
-    /// When it does not begin with a slash.
-    pub fn path_prefix(prefix: &str) -> Result<Self, RuleError> {
-        if !prefix.starts_with('/') {
-            return Err(RuleError::Path(prefix.to_owned()));
-        }
-        Ok(Self::PathPrefix(prefix.trim_end_matches('/').to_owned()))
-    }
-
-    /// The method is `method`, which is case-sensitive (RFC 9110 section 9.1).
-    ///
-    /// # Errors
-    /// When it cannot be a method.
-    pub fn method(method: &str) -> Result<Self, RuleError> {
-        let parsed = Method::from_bytes(method.as_bytes());
-        parsed
-            .map(Self::Method)
-            .map_err(|_| RuleError::Method(method.to_owned()))
-    }
-
-    fn holds(&self, head: &Parts) -> bool {
-        let lines = |name| head.headers.get_all(name).into_iter();
-        match self {
-            Self::Header { name, value } => lines(name).any(|line| line.as_bytes() == value),
-            Self::HeaderRegex { name, regex } => {
-                lines(name).any(|line| regex.is_match(line.as_bytes()))
-            }
-            Self::PathPrefix(prefix) => head
-                .uri
-                .path()
-                .strip_prefix(prefix.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
-            Self::Method(method) => head.method == *method,
-        }
+    fn header(&self, name: &str) -> Option<Cow<'_, str>> {
+        let mut lines = self.0.headers.get_all(name).into_iter();
+        let first = String::from_utf8_lossy(lines.next()?.as_bytes());
+        let separator = if name == COOKIE { "; " } else { ", " };
+        Some(lines.fold(first, |joined, line| {
+            joined + separator + String::from_utf8_lossy(line.as_bytes())
+        }))
     }
 }
-
-fn header_name(name: &str) -> Result<HeaderName, RuleError> {
-    HeaderName::from_bytes(name.as_bytes()).map_err(|_| RuleError::Name(name.to_owned()))
-}
-
-/// Bytes of a compiled expression: far beyond what a header needs.
-const REGEX_SIZE: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests {
+    use kvpn_wire::exposure::{Percent, Rules};
+
     use super::*;
 
     fn head(method: &str, path: &str, headers: &[(&str, &str)]) -> Parts {
@@ -259,11 +155,18 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
-    fn claim(owner: &str, rules: Vec<Rule>) -> Claim {
+    fn claim(owner: &str, traffic: Traffic) -> Claim {
         Claim {
-            rules,
+            traffic,
             ..Claim::everything(Owner::new(owner))
         }
+    }
+
+    fn matching(header: &str) -> Traffic {
+        Traffic::Match(Rules {
+            headers: vec![header.parse().unwrap()],
+            ..Rules::default()
+        })
     }
 
     fn owner_of(route: &Route) -> String {
@@ -275,74 +178,59 @@ mod tests {
 
     #[test]
     fn rules_of_a_claim_all_hold_and_the_first_claim_wins() {
+        let strict = Traffic::Match(Rules {
+            headers: vec!["X-Dev: ana".parse().unwrap()],
+            paths: vec!["/api/".parse().unwrap()],
+            methods: vec!["POST".parse().unwrap()],
+        });
         let choice = Choice::new([
-            claim(
-                "ana",
-                vec![
-                    Rule::header("X-Dev", "ana").unwrap(),
-                    Rule::path_prefix("/api/").unwrap(),
-                    Rule::method("POST").unwrap(),
-                ],
-            ),
-            claim("ben", vec![Rule::header_regex("x-dev", "a.*|ben").unwrap()]),
+            claim("ana", strict),
+            claim("ben", matching("x-dev=~^(a.*|ben)$")),
         ]);
         let route = |method, path, dev| {
-            owner_of(&choice.route_request(&head(method, path, &[("x-dev", dev)]), || 99))
+            owner_of(&choice.route_request(&head(method, path, &[("x-dev", dev)]), || u32::MAX))
         };
-        assert_eq!(route("POST", "/api", "ana"), "ana");
         assert_eq!(route("POST", "/api/users?q=1", "ana"), "ana");
         assert_eq!(route("POST", "/apis", "ana"), "ben");
-        assert_eq!(route("GET", "/api", "ana"), "ben");
+        assert_eq!(route("GET", "/api/", "ana"), "ben");
         assert_eq!(route("GET", "/", "ben"), "ben");
         assert_eq!(route("GET", "/", "ruben"), "origin+0");
         assert_eq!(route("GET", "/", "Ana"), "origin+0");
     }
 
     #[test]
-    fn any_line_of_a_header_may_match() {
-        let choice = Choice::new([claim("ana", vec![Rule::header("x-dev", "ana").unwrap()])]);
+    fn lines_of_a_header_are_one_value() {
+        let choice = Choice::new([claim("ana", matching("x-dev: ben, ana"))]);
         let head = head("GET", "/", &[("x-dev", "ben"), ("x-dev", "ana")]);
+        assert_eq!(owner_of(&choice.route_request(&head, || 0)), "ana");
+        let choice = Choice::new([claim("ana", matching("cookie=~(^|; )dev=ana(;|$)"))]);
+        let head = self::head("GET", "/", &[("cookie", "a=b"), ("cookie", "dev=ana")]);
         assert_eq!(owner_of(&choice.route_request(&head, || 0)), "ana");
     }
 
     #[test]
-    fn a_weight_of_ten_has_ten_of_a_hundred() {
-        let mut light = claim("ana", Vec::new());
-        light.weight = Weight::percent(10);
-        let choice = Choice::new([light]);
-        let had = (0..100).filter(|&dice| {
-            owner_of(&choice.route_request(&head("GET", "/", &[]), || dice)) == "ana"
-        });
-        assert_eq!(had.count(), 10);
-        let had = (0..100).filter(|&dice| owner_of(&choice.route_connection(|| dice)) == "ana");
-        assert_eq!(had.count(), 10);
+    fn a_weight_is_for_requests_and_for_connections() {
+        let light = Traffic::Weight(Percent::try_from(10).unwrap());
+        let choice = Choice::new([claim("ana", light)]);
+        for (dice, expected) in [(u32::MAX / 11, "ana"), (u32::MAX / 9, "origin+0")] {
+            let request = choice.route_request(&head("GET", "/", &[]), || dice);
+            assert_eq!(owner_of(&request), expected);
+            assert_eq!(owner_of(&choice.route_connection(|| dice)), expected);
+        }
     }
 
     #[test]
     fn copies_are_for_what_the_origin_answers() {
-        let mut copy = claim("ana", Vec::new());
-        copy.mirror = true;
-        let choice = Choice::new([copy, claim("ben", vec![Rule::method("PUT").unwrap()])]);
+        let puts = Traffic::Match(Rules {
+            methods: vec!["PUT".parse().unwrap()],
+            ..Rules::default()
+        });
+        let choice = Choice::new([claim("ana", Traffic::Mirror), claim("ben", puts)]);
         let route = |method| owner_of(&choice.route_request(&head(method, "/", &[]), || 0));
         assert_eq!(
             (route("GET").as_str(), route("PUT").as_str()),
             ("origin+1", "ben")
         );
         assert_eq!(owner_of(&choice.route_connection(|| 0)), "origin+0");
-    }
-
-    #[test]
-    fn rules_that_cannot_be_are_refused() {
-        assert!(matches!(Rule::header("x dev", ""), Err(RuleError::Name(_))));
-        assert!(matches!(
-            Rule::header_regex("x", "("),
-            Err(RuleError::Regex(_))
-        ));
-        assert!(matches!(
-            Rule::header_regex("x", r"\w{1000}"),
-            Err(RuleError::Regex(_))
-        ));
-        assert!(matches!(Rule::path_prefix("api"), Err(RuleError::Path(_))));
-        assert!(matches!(Rule::method("GE T"), Err(RuleError::Method(_))));
     }
 }

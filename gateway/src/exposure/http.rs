@@ -107,7 +107,7 @@ impl Client {
         let mut connection = pin!(connection);
         tokio::select! {
             served = connection.as_mut() => return served,
-            () = shared.drain.cancelled() => connection.as_mut().graceful_shutdown(),
+            () = shared.drained() => connection.as_mut().graceful_shutdown(),
         }
         connection.await
     }

@@ -31,8 +31,8 @@ pub(super) struct Shared {
     pub(super) refused: AtomicUsize,
     /// Records that found the channel full.
     records_dropped: AtomicUsize,
-    /// Connections end when they can.
-    pub(super) drain: CancellationToken,
+    /// Whether connections end when they can.
+    drain: watch::Sender<bool>,
     /// Nothing new is accepted.
     pub(super) close: CancellationToken,
     /// Everything ends.
@@ -53,7 +53,7 @@ impl Shared {
             mirrors: Gauge::default(),
             refused: AtomicUsize::new(0),
             records_dropped: AtomicUsize::new(0),
-            drain: CancellationToken::new(),
+            drain: watch::Sender::new(false),
             close: CancellationToken::new(),
             kill: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -68,6 +68,20 @@ impl Shared {
         self.choice.send_replace(Arc::new(choice));
     }
 
+    pub(super) fn drain(&self, drains: bool) {
+        self.drain.send_replace(drains);
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        *self.drain.borrow()
+    }
+
+    /// Waits until connections are to end.
+    pub(super) async fn drained(&self) {
+        // The sender is here, so that the wait ends with it only.
+        drop(self.drain.subscribe().wait_for(|drains| *drains).await);
+    }
+
     /// Runs `task` until it ends or the exposure does.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let kill = self.kill.clone();
@@ -76,12 +90,12 @@ impl Shared {
         });
     }
 
-    pub(super) fn dice(&self) -> u8 {
+    pub(super) fn dice(&self) -> u32 {
         (self.settings.dice)()
     }
 
     pub(super) fn record(&self, record: Record) {
-        if self.settings.records.try_send(record).is_err() {
+        if !(self.settings.records)(record) {
             self.records_dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -98,7 +112,7 @@ impl Shared {
 
     pub(super) async fn stop(&self, limit: Duration) -> usize {
         self.close.cancel();
-        self.drain.cancel();
+        self.drain(true);
         self.tasks.close();
         // What is still open at the limit is what is counted and reset.
         drop(tokio::time::timeout(limit, self.tasks.wait()).await);

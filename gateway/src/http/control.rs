@@ -4,15 +4,17 @@
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
 use axum::http::StatusCode;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use kvpn_gateway_core::Refused;
-use kvpn_wire::control::{CreateSession, SESSION_PATH, SESSIONS_PATH, SessionGrant, SessionStatus};
+use kvpn_wire::control::{
+    ALL_EXPOSURES_PATH, CreateSession, EVENTS_PATH, EXPOSURES_PATH, SESSION_PATH, SESSIONS_PATH,
+    SessionGrant, SessionStatus, exposure_path,
+};
 use tokio::net::TcpListener;
 
-use super::Failure;
 use super::tunnel::{Caller, ControlConnections};
-use crate::commands::Commands;
+use super::{Failure, Parts, ended, exposures};
 
 /// Longest request body, in bytes.
 const MAX_BODY: usize = 64 << 10;
@@ -24,17 +26,24 @@ const MAX_BODY: usize = 64 << 10;
 pub(crate) async fn serve(
     loopback: TcpListener,
     tunnel: ControlConnections,
-    commands: Commands,
+    parts: Parts,
 ) -> anyhow::Result<()> {
     let limit = DefaultBodyLimit::max(MAX_BODY);
     let outside = Router::new()
         .route(SESSIONS_PATH, post(create))
+        .route(ALL_EXPOSURES_PATH, get(exposures::list_all))
         .layer(limit)
-        .with_state(commands.clone());
+        .with_state(parts.clone());
     let inside = Router::new()
         .route(SESSION_PATH, get(status).delete(end))
+        .route(EXPOSURES_PATH, get(exposures::list))
+        .route(
+            &exposure_path("{namespace}", "{service}"),
+            put(exposures::put).delete(exposures::delete),
+        )
+        .route(EVENTS_PATH, get(exposures::events))
         .layer(limit)
-        .with_state(commands)
+        .with_state(parts)
         .into_make_service_with_connect_info::<Caller>();
     tokio::select! {
         served = axum::serve(loopback, outside) => served?,
@@ -43,10 +52,7 @@ pub(crate) async fn serve(
     Ok(())
 }
 
-async fn create(
-    State(commands): State<Commands>,
-    body: Bytes,
-) -> Result<Json<SessionGrant>, Failure> {
+async fn create(State(parts): State<Parts>, body: Bytes) -> Result<Json<SessionGrant>, Failure> {
     let request: CreateSession = serde_json::from_slice(&body).map_err(|error| {
         Failure::new(
             StatusCode::BAD_REQUEST,
@@ -54,28 +60,24 @@ async fn create(
             None,
         )
     })?;
-    let granted = commands.create(request).await?;
+    let granted = parts.commands.create(request).await?;
     granted.map(Json).map_err(Failure::from)
 }
 
 async fn status(
-    State(commands): State<Commands>,
+    State(parts): State<Parts>,
     ConnectInfo(Caller(session)): ConnectInfo<Caller>,
 ) -> Result<Json<SessionStatus>, Failure> {
-    let status = commands.status(session).await?;
+    let status = parts.commands.status(session).await?;
     status.map(Json).ok_or_else(ended)
 }
 
 async fn end(
-    State(commands): State<Commands>,
+    State(parts): State<Parts>,
     ConnectInfo(Caller(session)): ConnectInfo<Caller>,
 ) -> Result<StatusCode, Failure> {
-    let existed = commands.end(session).await?;
+    let existed = parts.commands.end(session).await?;
     existed.then_some(StatusCode::NO_CONTENT).ok_or_else(ended)
-}
-
-fn ended() -> Failure {
-    Failure::new(StatusCode::NOT_FOUND, "the session has ended", None)
 }
 
 impl From<Refused> for Failure {

@@ -6,7 +6,8 @@ use futures::StreamExt as _;
 use http::{HeaderMap, Response};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Bytes, Frame};
-use kvpn_gateway::exposure::{Limits, Rule, Share, Target, Weight};
+use kvpn_gateway::exposure::{Limits, Share, Target};
+use kvpn_wire::exposure::{Percent, Rules, Traffic};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
@@ -114,10 +115,10 @@ async fn a_weight_is_thrown_for_each_request() {
         (laptop("ana"), named("ana").await),
         (Target::Origin, named("origin").await),
     ];
-    for (percent, expected) in [(50, "origin:"), (51, "ana:")] {
+    for (percent, expected) in [(49, "origin:"), (51, "ana:")] {
         // The dice always show 50.
         let mut light = everything("ana");
-        light.weight = Weight::percent(percent);
+        light.traffic = Traffic::Weight(Percent::try_from(percent).unwrap());
         let stage = Stage::start([light], places.clone()).await;
         let request = "GET / HTTP/1.1\r\nHost: web\r\n\r\n";
         assert_eq!(ask(&mut stage.client().await, request).await, expected);
@@ -393,11 +394,11 @@ async fn pipelined_requests_are_answered_in_order() {
 #[tokio::test]
 async fn paths_methods_and_expressions_choose() {
     let mut ana = everything("ana");
-    ana.rules = vec![
-        Rule::path_prefix("/api").unwrap(),
-        Rule::method("POST").unwrap(),
-        Rule::header_regex("baggage", ".*dev=ana.*").unwrap(),
-    ];
+    ana.traffic = Traffic::Match(Rules {
+        paths: vec!["/api".parse().unwrap()],
+        methods: vec!["POST".parse().unwrap()],
+        headers: vec!["baggage=~dev=ana".parse().unwrap()],
+    });
     let places = [
         (laptop("ana"), named("ana").await),
         (Target::Origin, named("origin").await),

@@ -6,13 +6,14 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body_util::BodyExt as _;
 use kvpn_gateway::exposure::{Claim, Counters, Limits, Owner, Record, Share, Target};
+use kvpn_wire::exposure::Traffic;
 
 use super::http2;
 use super::stage::{Stage, Wire, empty, everything, http, laptop, named, soon, text, until, wires};
 
 fn mirror() -> (Claim, Arc<Counters>) {
     let mut ana = everything("ana");
-    ana.mirror = true;
+    ana.traffic = Traffic::Mirror;
     let counters = Arc::clone(&ana.counters);
     (ana, counters)
 }

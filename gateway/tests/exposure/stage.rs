@@ -15,9 +15,10 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use kvpn_gateway::exposure::{
-    Choice, Claim, Datagrams, Dial, Exposure, Limits, Owner, Record, RequestRecord, Rule, Settings,
+    Choice, Claim, Datagrams, Dial, Exposure, Limits, Owner, Record, RequestRecord, Settings,
     Stream, Target,
 };
+use kvpn_wire::exposure::{Rules, Traffic};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
@@ -53,7 +54,10 @@ pub(crate) fn laptop(name: &str) -> Target {
 /// A claim of requests with `x-dev: NAME`.
 pub(crate) fn claim(name: &str) -> Claim {
     Claim {
-        rules: vec![Rule::header("x-dev", name).unwrap()],
+        traffic: Traffic::Match(Rules {
+            headers: vec![format!("x-dev: {name}").parse().unwrap()],
+            ..Rules::default()
+        }),
         ..everything(name)
     }
 }
@@ -133,8 +137,8 @@ fn settings(
         name: "shop/web:80".into(),
         limits,
         dial: Arc::new(OnLoopback(Arc::clone(&found))),
-        dice: Arc::new(|| 50),
-        records: records_tx,
+        dice: Arc::new(|| u32::MAX / 100 * 50),
+        records: Arc::new(move |record| records_tx.try_send(record).is_ok()),
     };
     (settings, found, records)
 }

@@ -162,6 +162,20 @@ impl Laptop {
         })
     }
 
+    /// The first event that says something to `found`, which is then forgotten.
+    pub(crate) fn take_event<T>(
+        &mut self,
+        mut found: impl FnMut(&Event) -> Option<T>,
+    ) -> Option<T> {
+        let (at, result) = self
+            .events
+            .iter()
+            .enumerate()
+            .find_map(|(at, event)| Some((at, found(event)?)))?;
+        self.events.remove(at);
+        Some(result)
+    }
+
     pub(crate) fn has_event(&self, wanted: Event) -> bool {
         self.events.contains(&wanted)
     }

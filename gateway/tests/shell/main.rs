@@ -5,6 +5,7 @@
     reason = "the tests' own servers and laptops are tests too"
 )]
 
+mod exposures;
 mod http;
 mod kernel;
 mod laptop;
@@ -342,9 +343,13 @@ fn control_knows_who_is_calling() {
 }
 
 fn control(laptop: &mut laptop::Laptop, method: &str, path: &str) -> http::Answer {
+    control_with(laptop, method, path, "")
+}
+
+fn control_with(laptop: &mut laptop::Laptop, method: &str, path: &str, body: &str) -> http::Answer {
     let flow = laptop.connect(SocketAddr::new(laptop.gateway(), 6180));
     laptop.event(Event::TcpConnected { flow });
-    laptop.send_all(flow, http::request(method, path, "").as_bytes());
+    laptop.send_all(flow, http::request(method, path, body).as_bytes());
     http::parse(&laptop.read_to_end(flow))
 }
 

@@ -1,6 +1,6 @@
 //! From a container's `env` and `envFrom` to names and values, in the kubelet's order. Pure.
 
-use super::{Environment, Sources, expand::expand, links};
+use super::{Environment, Source, Sources, expand::expand, links};
 use crate::Error;
 use k8s_openapi::api::core::v1::{
     Container, EnvFromSource, EnvVar, EnvVarSource, ObjectFieldSelector, Pod,
@@ -80,6 +80,23 @@ pub(super) fn resolve(
     })
 }
 
+/// One key of a ConfigMap or a Secret.
+enum Key<'a> {
+    Value(&'a str),
+    Missing,
+    Denied,
+}
+
+fn key_of<'a>(source: Option<&'a Source>, key: &str) -> Key<'a> {
+    match source {
+        Some(Source::Values(values)) => values
+            .get(key)
+            .map_or(Key::Missing, |value| Key::Value(value)),
+        Some(Source::Denied) => Key::Denied,
+        Some(Source::Missing) | None => Key::Missing,
+    }
+}
+
 struct Resolver<'a> {
     pod: &'a Pod,
     container: &'a Container,
@@ -88,7 +105,7 @@ struct Resolver<'a> {
 }
 
 impl Resolver<'_> {
-    fn whole(&self, from: &EnvFromSource) -> Result<Variables, Error> {
+    fn whole(&mut self, from: &EnvFromSource) -> Result<Variables, Error> {
         let prefix = from.prefix.as_deref().unwrap_or_default();
         let (kind, name, optional, found) = match (&from.config_map_ref, &from.secret_ref) {
             (Some(reference), _) => (
@@ -105,13 +122,21 @@ impl Resolver<'_> {
             ),
             (None, None) => return Ok(Variables::new()),
         };
-        match found.and_then(Option::as_ref) {
-            Some(values) => Ok(values
+        match found {
+            Some(Source::Values(values)) => Ok(values
                 .iter()
                 .map(|(key, value)| (format!("{prefix}{key}"), value.clone()))
                 .collect()),
-            None if optional.unwrap_or(false) => Ok(Variables::new()),
-            None => Err(self.refused(&format!("needs {kind} {name}, which is not there"))),
+            Some(Source::Denied) => {
+                self.notes.push(format!(
+                    "what all of {kind} {name} gives is left out: you may not read it"
+                ));
+                Ok(Variables::new())
+            }
+            Some(Source::Missing) | None if optional.unwrap_or(false) => Ok(Variables::new()),
+            Some(Source::Missing) | None => {
+                Err(self.refused(&format!("needs {kind} {name}, which is not there")))
+            }
         }
     }
 
@@ -139,11 +164,23 @@ impl Resolver<'_> {
         }
         if let Some(key) = &from.config_map_key_ref {
             let values = self.sources.config_maps.get(&key.name);
-            return self.key("ConfigMap", &key.name, &key.key, key.optional, values);
+            let wanted = format!("key {} of ConfigMap {}", key.key, key.name);
+            return self.key(
+                &variable.name,
+                &wanted,
+                key.optional,
+                key_of(values, &key.key),
+            );
         }
         if let Some(key) = &from.secret_key_ref {
             let values = self.sources.secrets.get(&key.name);
-            return self.key("Secret", &key.name, &key.key, key.optional, values);
+            let wanted = format!("key {} of Secret {}", key.key, key.name);
+            return self.key(
+                &variable.name,
+                &wanted,
+                key.optional,
+                key_of(values, &key.key),
+            );
         }
         self.notes.push(format!(
             "{} is left out: where it comes from is not known to this version",
@@ -153,22 +190,22 @@ impl Resolver<'_> {
     }
 
     fn key(
-        &self,
-        kind: &str,
-        name: &str,
-        key: &str,
+        &mut self,
+        variable: &str,
+        wanted: &str,
         optional: Option<bool>,
-        values: Option<&Option<Variables>>,
+        found: Key<'_>,
     ) -> Result<Option<String>, Error> {
-        let value = values
-            .and_then(Option::as_ref)
-            .and_then(|values| values.get(key));
-        match value {
-            Some(value) => Ok(Some(value.clone())),
-            None if optional.unwrap_or(false) => Ok(None),
-            None => Err(self.refused(&format!(
-                "needs key {key} of {kind} {name}, which is not there"
-            ))),
+        match found {
+            Key::Value(value) => Ok(Some(value.to_owned())),
+            Key::Denied => {
+                self.notes.push(format!(
+                    "{variable} is left out: it is {wanted}, which you may not read"
+                ));
+                Ok(None)
+            }
+            Key::Missing if optional.unwrap_or(false) => Ok(None),
+            Key::Missing => Err(self.refused(&format!("needs {wanted}, which is not there"))),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Variables as the kubelet would make them, on canned pods, and which objects are read.
 
-use super::expand::expand;
+use super::{Denied, expand::expand};
 use crate::testing::{Answer, FakeApi, failure, forbidden, list};
 use serde_json::{Value, json};
 
@@ -97,7 +97,7 @@ async fn a_pods_variables_are_the_kubelets() {
     let api = FakeApi::start(|asked| object(&asked.path)).await;
     let environment = api
         .cluster()
-        .environment("demo", "pod/web-1", None)
+        .environment("demo", "pod/web-1", None, Denied::Refuse)
         .await
         .unwrap();
     let value = |name: &str| environment.variables.get(name).map(String::as_str);
@@ -152,7 +152,7 @@ async fn what_is_missing_or_denied_is_named() {
     .await;
     let error = api
         .cluster()
-        .environment("demo", "web-1", None)
+        .environment("demo", "web-1", None, Denied::Refuse)
         .await
         .unwrap_err();
     assert_eq!(
@@ -166,7 +166,7 @@ async fn what_is_missing_or_denied_is_named() {
     .await;
     let error = api
         .cluster()
-        .environment("demo", "web-1", None)
+        .environment("demo", "web-1", None, Denied::Refuse)
         .await
         .unwrap_err();
     assert_eq!(
@@ -175,7 +175,7 @@ async fn what_is_missing_or_denied_is_named() {
     );
     let error = api
         .cluster()
-        .environment("demo", "web-1", Some("other"))
+        .environment("demo", "web-1", Some("other"), Denied::Refuse)
         .await
         .unwrap_err();
     assert_eq!(
@@ -184,12 +184,12 @@ async fn what_is_missing_or_denied_is_named() {
     );
     let error = api
         .cluster()
-        .environment("demo", "deploy/web", None)
+        .environment("demo", "deploy/web", None, Denied::Refuse)
         .await
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "workload deploy/web in namespace demo was not found"
+        "deployment web in namespace demo was not found"
     );
 }
 
@@ -211,11 +211,73 @@ async fn a_workloads_ready_pod_is_taken() {
     .await;
     let environment = api
         .cluster()
-        .environment("demo", "web", Some("side"))
+        .environment("demo", "web", Some("side"), Denied::LeaveOut)
         .await
         .unwrap();
     assert_eq!(
         (environment.pod.as_str(), environment.container.as_str()),
         ("web-2", "side")
     );
+}
+
+#[tokio::test]
+async fn what_may_not_be_read_is_left_out_when_that_is_wanted() {
+    let api = FakeApi::start(|asked| match asked.path.as_str() {
+        path if path.contains("/secrets/") => forbidden(),
+        path => object(path),
+    })
+    .await;
+    let environment = api
+        .cluster()
+        .environment("demo", "web-1", None, Denied::LeaveOut)
+        .await
+        .unwrap();
+    assert_eq!(environment.variables.get("PASSWORD"), None);
+    assert_eq!(
+        environment.variables.get("COLOUR").map(String::as_str),
+        Some("red")
+    );
+    assert_eq!(
+        environment.notes[..2],
+        [
+            "what all of Secret db gives is left out: you may not read it",
+            "PASSWORD is left out: it is key password of Secret db, which you may not read"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_workload_that_is_not_there_is_told_with_the_kinds_that_were_tried() {
+    let api = FakeApi::start(|_| failure(404, "not found")).await;
+    for (workload, expected) in [
+        (
+            "shop",
+            "deployment, statefulset, daemonset or pod shop in namespace demo was not found",
+        ),
+        (
+            "job/shop",
+            "job, as a kind of workload (deployment, statefulset, daemonset or pod), was not found",
+        ),
+    ] {
+        let error = api
+            .cluster()
+            .environment("demo", workload, None, Denied::Refuse)
+            .await
+            .unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_plain_name_is_found_by_who_may_read_pods_only() {
+    let api = FakeApi::start(|asked| match asked.path.as_str() {
+        path if path.starts_with("/apis/apps/") => forbidden(),
+        path => object(path),
+    })
+    .await;
+    let cluster = api.cluster();
+    let environment = cluster.environment("demo", "web-1", None, Denied::Refuse);
+    assert_eq!(environment.await.unwrap().pod, "web-1");
+    let error = cluster.environment("demo", "web-9", None, Denied::Refuse);
+    assert_eq!(error.await.unwrap_err().exit_code(), 4);
 }

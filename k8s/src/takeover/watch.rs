@@ -1,6 +1,11 @@
 //! The exposed Services of a namespace, as they come, change and go.
 
-use super::{SERVICES, annotation::Annotation, inspect::whole, object::Object};
+use super::{
+    SERVICES,
+    annotation::{Annotation, Owner, TargetPort},
+    inspect::whole,
+    object::{self, Object},
+};
 use crate::{Cluster, Error, cluster::call::Call, namespaces::until_refused};
 use futures::{
     StreamExt as _, TryStreamExt as _, future,
@@ -13,7 +18,9 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
-use std::collections::BTreeSet;
+use kvpn_wire::control::{Expose, ListeningPort};
+use serde_json::Value;
+use std::{collections::BTreeSet, net::IpAddr};
 
 /// A Service with an annotation of ours.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +33,8 @@ pub struct ExposedService {
     pub annotation: Annotation,
     /// Whether it leads to the gateway pod that the annotation names; before the swap it does not.
     pub swapped: bool,
+    /// Where it leads, port by port; empty before the swap.
+    pub ports: Vec<ListeningPort>,
 }
 
 impl ExposedService {
@@ -35,13 +44,38 @@ impl ExposedService {
             tracing::debug!(service = service.text(), %error, "annotation not read");
             None
         })?;
+        let swapped = service.selector() == annotation.gateway_selector();
+        let ports = service.ports().iter().filter(|_| swapped);
         Some(Self {
             namespace: service.namespace().to_owned(),
             name: service.name().to_owned(),
-            swapped: service.selector() == annotation.gateway_selector(),
+            swapped,
+            ports: ports.filter_map(listening).collect(),
             annotation,
         })
     }
+
+    /// What the owner exposes, at the gateway's ports to which the Service leads already.
+    pub fn resumed(&self, owner: &Owner) -> Expose {
+        let mut expose = owner.expose.clone();
+        for port in &mut expose.ports {
+            let mut ports = self.ports.iter();
+            let led = ports.find(|led| (led.port, led.protocol) == (port.port, port.protocol));
+            port.gateway_port = led.map(|led| led.gateway_port);
+        }
+        expose
+    }
+}
+
+fn listening(port: &Value) -> Option<ListeningPort> {
+    let TargetPort::Number(gateway_port) = object::target(port) else {
+        return None;
+    };
+    Some(ListeningPort {
+        port: port["port"].as_u64()?.try_into().ok()?,
+        protocol: object::protocol(port)?,
+        gateway_port,
+    })
 }
 
 /// What happened.
@@ -67,6 +101,27 @@ impl Cluster {
     ) -> Result<Option<ExposedService>, Error> {
         let found = self.service(namespace, name).await?;
         Ok(found.as_ref().and_then(ExposedService::of))
+    }
+
+    /// The virtual addresses of a Service; empty when there is none, or it is headless.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`], [`Error::Unreachable`].
+    pub async fn service_addresses(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Vec<IpAddr>, Error> {
+        let found = self.service(namespace, name).await?;
+        let spec = found.map(|service| service.0["spec"]["clusterIPs"].clone());
+        let addresses = spec
+            .as_ref()
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten();
+        Ok(addresses
+            .filter_map(|address| address.as_str()?.parse().ok())
+            .collect())
     }
 
     /// The exposed Services of a namespace: all at first, then each change. Heals itself after lost connections; ends after an

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use kvpn_wire::packet::{Icmp, IcmpMessage, Ip, Protocol, Tcp, Udp, checksum};
 
 use super::Netstack;
+use crate::event::Event;
 use crate::flows::{Kind, Tuple};
 use crate::reassembly::Outcome;
 use crate::tcp::Segment;
@@ -67,19 +68,57 @@ impl Netstack {
     }
 
     fn sort_icmp(&mut self, ip: &Ip<'_>, icmp: Icmp<'_>) {
-        let IcmpMessage::EchoRequest {
-            ident,
-            sequence,
-            payload,
-        } = icmp.message()
-        else {
-            self.drops.unsupported += 1;
-            return;
+        let (ident, sequence, payload) = match icmp.message() {
+            IcmpMessage::EchoRequest {
+                ident,
+                sequence,
+                payload,
+            } => (ident, sequence, payload),
+            IcmpMessage::Unreachable { quoted, .. } if self.refuse_quoted(ip, quoted) => return,
+            IcmpMessage::Unreachable { .. }
+            | IcmpMessage::EchoReply { .. }
+            | IcmpMessage::PacketTooBig { .. }
+            | IcmpMessage::TimeExceeded { .. }
+            | IcmpMessage::ParameterProblem { .. }
+            | IcmpMessage::Other { .. } => {
+                self.drops.unsupported += 1;
+                return;
+            }
         };
         let tuple = tuple(Kind::Echo, ip, ident, 0);
         if self.is_sound(ip, &tuple) {
             self.datagram_of(tuple, ip.bytes(), sequence, payload);
         }
+    }
+
+    /// The peer of a UDP flow says that nobody takes its datagrams: the flow is over. Whether there is such a flow; TCP has its resets.
+    fn refuse_quoted(&mut self, ip: &Ip<'_>, quoted: &[u8]) -> bool {
+        let Some(tuple) = quoted_tuple(quoted).filter(|tuple| tuple.peer.ip() == ip.src()) else {
+            return false;
+        };
+        let Some(id) = self.flows.find(&tuple) else {
+            return false;
+        };
+        if self.is_sound(ip, &tuple) {
+            self.end(id, Some(Event::UdpRefused { flow: id }));
+        }
+        true
+    }
+
+    /// Whether a packet belongs to a flow that is open or was a short while ago; of fragments nobody knows.
+    pub fn knows(&self, ip: &Ip<'_>) -> bool {
+        let tcp = || {
+            let tcp = ip.tcp()?;
+            Some(tuple(Kind::Tcp, ip, tcp.src_port(), tcp.dst_port()))
+        };
+        let udp = || {
+            let udp = ip.udp()?;
+            Some(tuple(Kind::Udp, ip, udp.src_port(), udp.dst_port()))
+        };
+        let quoted = || quoted_tuple(ip.icmp()?.quoted()?);
+        tcp().or_else(udp).or_else(quoted).is_some_and(|tuple| {
+            self.flows.find(&tuple).is_some() || self.lingering.find(&tuple, self.now).is_some()
+        })
     }
 
     /// Whether the checksums are right and a flow can have these ends; counts what is wrong.
@@ -102,6 +141,17 @@ impl Tuple {
         let hosts = is_host(self.peer.ip()) && is_host(self.own.ip());
         ports && hosts && self.peer.is_ipv4() == self.own.is_ipv4()
     }
+}
+
+/// The flow whose datagram an ICMP error quotes: what this stack sent, so that its source is our end.
+fn quoted_tuple(quoted: &[u8]) -> Option<Tuple> {
+    let sent = Ip::parse_quoted(quoted).ok()?;
+    let udp = sent.udp()?;
+    Some(Tuple {
+        kind: Kind::Udp,
+        peer: SocketAddr::new(sent.dst(), udp.dst_port()),
+        own: SocketAddr::new(sent.src(), udp.src_port()),
+    })
 }
 
 fn tuple(kind: Kind, ip: &Ip<'_>, peer_port: u16, own_port: u16) -> Tuple {

@@ -12,7 +12,7 @@ use crate::outbox::Outbox;
 use crate::tcp::{Arrival, Context, Departure, Fate, Numbers, Segment, TcpFlow, headers};
 
 /// Where source ports are chosen from (RFC 6335 section 6: dynamic ports).
-const EPHEMERAL: std::ops::RangeInclusive<u16> = 49_152..=65_535;
+pub const EPHEMERAL: std::ops::RangeInclusive<u16> = 49_152..=65_535;
 
 /// TCP.
 impl Netstack {

@@ -24,6 +24,7 @@ fn drain(stack: &mut Netstack, now: std::time::Instant, rng: &mut Rng) {
             | Event::TcpClosed { .. }
             | Event::UdpOpening { .. }
             | Event::EchoOpening { .. }
+            | Event::UdpRefused { .. }
             | Event::Expired { .. } => {}
         }
     }

@@ -20,6 +20,9 @@ use crate::exposure::{Protocol, Traffic};
 /// Below it each exposure, and by itself the list (`GET`).
 pub const EXPOSURES_PATH: &str = "/v1/session/exposures";
 
+/// All sessions' exposures, for those without one (`GET`, on 127.0.0.1 in the pod).
+pub const ALL_EXPOSURES_PATH: &str = "/v1/exposures";
+
 /// The server-sent events of the session's exposures (`GET`).
 pub const EVENTS_PATH: &str = "/v1/session/events";
 

@@ -213,6 +213,7 @@ impl Forwarder {
             | FlowEvent::UdpDatagram { .. }
             | FlowEvent::EchoOpening { .. }
             | FlowEvent::EchoRequest { .. }
+            | FlowEvent::UdpRefused { .. }
             | FlowEvent::Expired { .. } => {}
         }
         true

@@ -241,6 +241,7 @@ impl Stub {
             | Event::UdpDatagram { .. }
             | Event::EchoOpening { .. }
             | Event::EchoRequest { .. }
+            | Event::UdpRefused { .. }
             | Event::Expired { .. } => {}
         }
     }

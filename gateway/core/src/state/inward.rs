@@ -153,19 +153,18 @@ impl GatewayState {
             return false;
         };
         match way(&ip, session.block, &self.policy, self.config.kernel) {
-            Way::Userspace => {
+            Way::Dialled if !session.has_dialled(&ip) => {
+                self.refuse(index, packet, Forbidden::Tunnel, now);
+            }
+            Way::Userspace | Way::Dialled => {
                 self.to_flows += 1;
-                let is_first = session.netstack.is_none();
-                let limits = &self.config.limits;
-                let (mtu, seed) = (session.limit(), session.netstack_seed);
-                let netstack = session
-                    .netstack
-                    .get_or_insert_with(|| new_netstack(limits, mtu, seed, now));
-                if !hand_over(netstack, packet, segmentation, now) {
+                let Some(netstack) = self.netstack(index, now) else {
+                    return false;
+                };
+                if !hand_over(netstack, packet, segmentation, now)
+                    && let Some(session) = self.sessions.session_mut(index)
+                {
                     session.count(DropReason::Malformed, &mut self.output);
-                }
-                if is_first {
-                    self.share_memory();
                 }
             }
             Way::Kernel => {
@@ -178,6 +177,17 @@ impl GatewayState {
             Way::Dropped(reason) => session.count(reason, &mut self.output),
         }
         false
+    }
+
+    /// The session's userspace datapath, made if there is none; `None` without the session.
+    pub(super) fn netstack(&mut self, index: SessionIndex, now: Instant) -> Option<&mut Netstack> {
+        let session = self.sessions.session_mut(index)?;
+        if session.netstack.is_none() {
+            let (mtu, seed) = (session.limit(), session.netstack_seed);
+            session.netstack = Some(new_netstack(&self.config.limits, mtu, seed, now));
+            self.share_memory();
+        }
+        self.sessions.session_mut(index)?.netstack.as_deref_mut()
     }
 
     /// Answers a probe of the client's, as long as it came, and takes note of the limit in it.

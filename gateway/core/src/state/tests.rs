@@ -1,6 +1,7 @@
 //! The gateway against clients of flesh and blood (real tunnels), without a socket or a clock.
 
 mod client;
+mod dialled;
 mod inbox;
 mod mtu;
 mod room;

@@ -98,18 +98,20 @@ fn flow_event(event: StackEvent, nameserver: SocketAddr) -> FlowEvent {
         StackEvent::UdpDatagram { .. } => FlowEvent::UdpDatagram,
         StackEvent::EchoOpening { dst, .. } => FlowEvent::EchoOpening { target: dst },
         StackEvent::EchoRequest { .. } => FlowEvent::EchoRequest,
+        StackEvent::UdpRefused { .. } => FlowEvent::UdpRefused,
         StackEvent::Expired { .. } => FlowEvent::Expired,
     }
 }
 
-/// Flows to the gateway's own tunnel address get here only for the ports that have a service (see [`crate::way`]).
+/// Of the gateway's own tunnel address, ports without a service get here only as fragments of a datagram, or after a flow that the
+/// gateway opened has ended (see [`crate::way`]).
 fn target(dst: SocketAddr, nameserver: SocketAddr) -> Target {
     if !is_tunnel_address(dst.ip()) {
         return Target::Address(dst);
     }
-    if dst.port() == CONTROL_PORT {
-        Target::Control
-    } else {
-        Target::Nameserver(nameserver)
+    match dst.port() {
+        CONTROL_PORT => Target::Control,
+        DNS_PORT => Target::Nameserver(nameserver),
+        _ => Target::Nothing,
     }
 }

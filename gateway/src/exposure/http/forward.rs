@@ -146,7 +146,7 @@ impl Client {
     fn respond(&self, answer: Answer, exchange: Exchange) -> Response<ResponseBody> {
         let (mut head, incoming) = answer.response.into_parts();
         headers::prepare_response(&mut head.headers, head.status);
-        if self.version == Version::Http1 && self.shared.drain.is_cancelled() {
+        if self.version == Version::Http1 && self.shared.is_draining() {
             head.headers
                 .insert(CONNECTION, HeaderValue::from_static("close"));
         }

@@ -1,0 +1,110 @@
+//! One port of a Service while it is served here.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kvpn_gateway_core::ServiceKey;
+use kvpn_wire::control::ListeningPort;
+use kvpn_wire::exposure::Protocol;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::mpsc;
+
+use super::News;
+use super::dial::{Laptop, Origin, PortDial};
+use crate::commands::Commands;
+use crate::exposure::{Choice, Counts, Exposure, Gauges, Limits, Settings};
+
+/// How long connections that are left may take to end, after the grace that they had.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// One port.
+pub(super) struct Port {
+    exposure: Exposure,
+    dial: Arc<PortDial>,
+}
+
+impl Port {
+    /// Listens. Until somebody [chooses](Self::choose), everything goes to the origin.
+    ///
+    /// # Errors
+    /// When something else in the pod has the port.
+    pub(super) async fn open(
+        key: &ServiceKey,
+        port: ListeningPort,
+        origin: Arc<Origin>,
+        commands: &Commands,
+        news: &mpsc::Sender<News>,
+    ) -> io::Result<Self> {
+        let dial = Arc::new(PortDial::new(commands.clone(), origin, port.port));
+        let (served, news) = (key.clone(), news.clone());
+        let settings = Settings {
+            name: format!("{}/{}:{}", key.namespace, key.service, port.port).into(),
+            limits: Limits::default(),
+            dial: Arc::clone(&dial) as Arc<_>,
+            dice: Arc::new(rand::random::<u32>),
+            records: Arc::new(move |record| {
+                let news_of = News::Served(served.clone(), port.port, record);
+                news.try_send(news_of).is_ok()
+            }),
+        };
+        let exposure = match port.protocol {
+            Protocol::Tcp => Exposure::tcp(
+                listen(port.gateway_port).await?,
+                settings,
+                Choice::default(),
+            ),
+            Protocol::Udp => {
+                Exposure::udp(bind(port.gateway_port).await?, settings, Choice::default())
+            }
+        };
+        Ok(Self { exposure, dial })
+    }
+
+    /// These laptops take traffic from now on, the first that wants it first. Once the exposure `is_over`, callers' connections are
+    /// ended where they can be, so that they come back to wherever the Service leads.
+    pub(super) fn choose(&self, laptops: Vec<Laptop>, is_over: bool) {
+        self.dial.set_laptops(&laptops);
+        let claims = laptops.into_iter().map(|laptop| laptop.claim);
+        self.exposure.choose(Choice::new(claims));
+        if is_over {
+            self.exposure.drain();
+        } else {
+            self.exposure.resume();
+        }
+    }
+
+    /// What went to the origin.
+    pub(super) fn origin(&self) -> Counts {
+        self.exposure.origin()
+    }
+
+    /// What is open.
+    pub(super) fn gauges(&self) -> Gauges {
+        self.exposure.gauges()
+    }
+
+    /// Stops listening.
+    pub(super) async fn close(self) {
+        let reset = self.exposure.stop(LAST_WORDS).await;
+        if reset > 0 {
+            tracing::info!(reset, "connections to a former exposure were reset");
+        }
+    }
+}
+
+/// Both families where the pod has both.
+async fn listen(port: u16) -> io::Result<TcpListener> {
+    match TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await {
+        Ok(listener) => Ok(listener),
+        Err(_) => TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await,
+    }
+}
+
+async fn bind(port: u16) -> io::Result<UdpSocket> {
+    match UdpSocket::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await {
+        Ok(socket) => Ok(socket),
+        Err(_) => UdpSocket::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await,
+    }
+}
