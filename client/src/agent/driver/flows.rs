@@ -175,7 +175,7 @@ impl Flows {
             | Event::TcpWritable { flow }
             | Event::UdpDatagram { flow } => self.turn(flow, state, now),
             Event::TcpReset { flow } => self.reset(flow),
-            Event::TcpClosed { flow } | Event::Expired { flow } => {
+            Event::TcpClosed { flow } | Event::UdpRefused { flow } | Event::Expired { flow } => {
                 self.sockets.remove(&flow);
             }
             // Pings are the kernel's business on the laptop; the core opens no such flow.
