@@ -26,10 +26,10 @@ func (f askFunc) ask(ctx context.Context) (string, error) { return f(ctx) }
 func (q *question) asker() (asker, error) {
 	switch q.mode {
 	case "new":
-		return askFunc(func(ctx context.Context) (string, error) { return q.get(ctx, transport(false, false), q.to) }), nil
+		return askFunc(func(ctx context.Context) (string, error) { return q.get(ctx, transport(false, false), q.to+q.path) }), nil
 	case "keepalive", "h2":
 		kept := transport(q.mode == "h2", true)
-		return askFunc(func(ctx context.Context) (string, error) { return q.get(ctx, kept, q.to) }), nil
+		return askFunc(func(ctx context.Context) (string, error) { return q.get(ctx, kept, q.to+q.path) }), nil
 	case "sse":
 		return askFunc(q.readEvents), nil
 	case "echo":

@@ -5,6 +5,7 @@
 //	traffic serve [-name NAME] [-http :8080] [-grpc :8081] [-lines :9000]   HTTP/1.1 and h2c; gRPC; lines over TCP and datagrams over UDP
 //	traffic poll -mode MODE -to URL|HOST:PORT [-hz 50] [-for 30s]         one after the other, until the time is over or SIGINT
 //	traffic burst -mode MODE -to URL|HOST:PORT [-n 1000] [-c 8]           a number of questions, C at once
+//	traffic every -host HOST [-http 80] [-grpc 8081] [-lines 9000] [-datagrams 9000]   three questions in every mode that these ports have
 //	traffic streams -to HOST:PORT -header 'x-dev: ana' [-n 20]           gRPC: streams with and without the header on one connection
 //
 // MODE: new (HTTP/1.1, a connection for each), keepalive, h2, ws, sse, echo (a body there and back, with trailers), grpc,
@@ -25,7 +26,7 @@ import (
 func main() {
 	log.SetFlags(0)
 	if len(os.Args) < 2 {
-		log.Fatal("usage: traffic serve|poll|burst|streams ...")
+		log.Fatal("usage: traffic serve|poll|burst|every|streams ...")
 	}
 	what, arguments := os.Args[1], os.Args[2:]
 	switch what {
@@ -35,6 +36,8 @@ func main() {
 		poll(arguments)
 	case "burst":
 		burst(arguments)
+	case "every":
+		every(arguments)
 	case "streams":
 		streams(arguments)
 	default:
@@ -44,15 +47,16 @@ func main() {
 
 // question is what a client was told to ask: the flags that poll, burst and streams share.
 type question struct {
-	mode, to, method string
-	headers          headers
-	patience         time.Duration
+	mode, to, path, method string
+	headers                headers
+	patience               time.Duration
 }
 
 func (q *question) flags(name string) *flag.FlagSet {
 	flags := flag.NewFlagSet(name, flag.ExitOnError)
 	flags.StringVar(&q.mode, "mode", "new", "how to ask")
 	flags.StringVar(&q.to, "to", "", "a URL, or HOST:PORT for gRPC, lines and datagrams")
+	flags.StringVar(&q.path, "path", "", "to add to the URL")
 	flags.StringVar(&q.method, "method", http.MethodGet, "of HTTP requests")
 	flags.DurationVar(&q.patience, "patience", 5*time.Second, "for one answer")
 	flags.Var(&q.headers, "header", "NAME: VALUE, for HTTP and gRPC; may be repeated")

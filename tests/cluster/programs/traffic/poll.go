@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"log"
+	"net"
 	"os"
 	"os/signal"
 	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -62,14 +64,18 @@ func burst(arguments []string) {
 	n := flags.Int("n", 1000, "questions")
 	atOnce := flags.Int("c", 8, "askers at once")
 	_ = flags.Parse(arguments)
+	printJSON(q.several(*n, *atOnce))
+}
+
+func (q *question) several(n, atOnce int) *count {
 	found := newCount(q.mode)
-	questions := make(chan struct{}, *n)
-	for range *n {
+	questions := make(chan struct{}, n)
+	for range n {
 		questions <- struct{}{}
 	}
 	close(questions)
 	var all sync.WaitGroup
-	for range min(*atOnce, *n) {
+	for range min(atOnce, n) {
 		asker, err := q.asker()
 		if err != nil {
 			log.Fatal(err)
@@ -82,6 +88,33 @@ func burst(arguments []string) {
 	}
 	all.Wait()
 	found.finish()
+	return found
+}
+
+// every asks in all modes, each at its port; 0 leaves those out.
+func every(arguments []string) {
+	var q question
+	flags := q.flags("every")
+	host := flags.String("host", "", "whom to ask")
+	web := flags.Int("http", 80, "HTTP port")
+	rpc := flags.Int("grpc", 8081, "gRPC port")
+	lines := flags.Int("lines", 9000, "port for lines")
+	datagrams := flags.Int("datagrams", 9000, "port for datagrams")
+	_ = flags.Parse(arguments)
+	found := map[string]*count{}
+	ask := func(scheme string, port int, modes ...string) {
+		for _, mode := range modes {
+			if port == 0 {
+				continue
+			}
+			q.mode, q.to = mode, scheme+net.JoinHostPort(*host, strconv.Itoa(port))
+			found[mode] = q.several(3, 1)
+		}
+	}
+	ask("http://", *web, "new", "keepalive", "h2", "ws", "sse", "echo")
+	ask("", *rpc, "grpc", "grpc-client", "grpc-server", "grpc-bidi")
+	ask("", *lines, "lines", "lines-keep")
+	ask("", *datagrams, "datagrams")
 	printJSON(found)
 }
 
