@@ -9,6 +9,7 @@ use std::time::Duration;
 use kvpn_client_core::{Event, Path};
 
 use sim::cluster::{CLOSED, ECHO, SINK};
+use sim::exposed::{EXPOSED, ports};
 use sim::link::{Link, Udp};
 use sim::{Candidate, Leads, NODE, Setup, Sim, node};
 
@@ -156,6 +157,52 @@ fn a_closed_port_is_refused_as_such_and_at_once() {
     });
     assert!(took < Duration::from_millis(50), "{took:?}");
     assert!(!sim.programs.transferred(flow).connected);
+}
+
+#[test]
+fn callers_reach_an_exposed_port_and_no_other() {
+    for setup in [
+        Setup::api_only(1),
+        Setup {
+            udp: rough(),
+            ..Setup::udp_only(2)
+        },
+    ] {
+        let mut sim = Sim::new(setup);
+        sim.client.set_exposed(ports());
+        sim.programs.send_udp(ECHO, b"hello");
+        sim.settle();
+        sim.run(2 * SECOND);
+        let calls: Vec<_> = (0..20).map(|_| sim.call(EXPOSED, 50_000)).collect();
+        let wrong = sim.call(EXPOSED + 1, 10);
+        sim.run_until(60 * SECOND, "answers", |sim| {
+            let calls = calls.iter().map(|flow| &sim.cluster.callers.calls[flow]);
+            calls.map(|call| call.received).all(|len| len == 50_000)
+        });
+        // Nobody says what is not exposed: to the gateway it looks like a laptop without that port.
+        let call = &sim.cluster.callers.calls[&wrong];
+        assert_eq!(call.received, 0);
+    }
+}
+
+#[test]
+fn a_laptop_that_exposes_something_is_heard_each_second() {
+    let mut sim = Sim::new(Setup::new(3));
+    sim.client.set_exposed(ports());
+    sim.programs.send_udp(ECHO, b"hello");
+    sim.settle();
+    sim.run(2 * SECOND);
+    let session = sim.cluster.session().expect("a program has a flow");
+    for _ in 0..60 {
+        sim.run(SECOND);
+        let ago = sim.gateway.heard_ago(session, sim.now);
+        assert!(ago.is_some_and(|ago| ago < 2 * SECOND), "{ago:?}");
+    }
+    sim.setup.udp.cut(true);
+    sim.setup.api.cut = true;
+    sim.run(5 * SECOND);
+    let ago = sim.gateway.heard_ago(session, sim.now);
+    assert!(ago.is_some_and(|ago| ago >= 5 * SECOND), "{ago:?}");
 }
 
 #[test]

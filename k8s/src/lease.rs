@@ -130,9 +130,17 @@ mod tests {
     use super::*;
     use crate::testing::{Answer, FakeApi, list};
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test needs some instant to start from"
+    )]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
     /// What the observer says at each look: seconds, and which renewal it saw.
     fn verdicts(looks: &[(f64, &str)]) -> Vec<bool> {
-        let start = Instant::now();
+        let start = start();
         let mut observer = LeaseObserver::default();
         let mut at = |&(seconds, renewed): &(f64, &str)| {
             observer.observe(Some(renewed), start + Duration::from_secs_f64(seconds))
@@ -162,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_lease_that_is_not_there_is_lost_too() {
-        let start = Instant::now();
+        let start = start();
         let mut observer = LeaseObserver::default();
         let lost =
             [0, 5, 10].map(|seconds| observer.observe(None, start + Duration::from_secs(seconds)));

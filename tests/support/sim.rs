@@ -6,6 +6,8 @@
 
 #[path = "sim/cluster.rs"]
 pub(crate) mod cluster;
+#[path = "sim/exposed.rs"]
+pub(crate) mod exposed;
 #[path = "sim/link.rs"]
 pub(crate) mod link;
 #[path = "sim/program.rs"]
@@ -17,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use kvpn_client_core::{CarrierChoice, ClientState, Config, Event, Names, Path};
 use kvpn_gateway_core::{
-    Config as GatewayConfig, GatewayState, KernelFamilies, Limits, Path as ClientPath, Shard,
+    Config as GatewayConfig, Flow, GatewayState, KernelFamilies, Limits, Path as ClientPath, Shard,
     StreamId,
 };
 use kvpn_wire::control::{ClusterFacts, CreateSession, SessionGrant, VERSION};
@@ -28,6 +30,7 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
 use self::cluster::Cluster;
+use self::exposed::LaptopProgram;
 use self::link::{Link, Udp};
 use self::program::Programs;
 
@@ -166,6 +169,7 @@ pub(crate) struct Sim {
     pub(crate) gateway: GatewayState,
     pub(crate) cluster: Cluster,
     pub(crate) programs: Programs,
+    laptop_program: LaptopProgram,
     pub(crate) now: Instant,
     start: Instant,
     random: StdRng,
@@ -207,6 +211,7 @@ impl Sim {
             gateway,
             cluster: Cluster::default(),
             programs,
+            laptop_program: LaptopProgram::default(),
             now,
             start: now,
             random: StdRng::seed_from_u64(setup.seed),
@@ -229,6 +234,18 @@ impl Sim {
         }
         sim.settle();
         sim
+    }
+
+    /// A caller in the cluster connects to a port of the laptop, and sends so many bytes. A program's flow must be open.
+    pub(crate) fn call(&mut self, port: u16, len: usize) -> Flow {
+        let session = self.cluster.session().expect("a program has a flow");
+        let flow = self
+            .gateway
+            .tcp_dial(session, port, self.now)
+            .expect("there is room");
+        self.cluster.callers.add(flow, len);
+        self.settle();
+        flow
     }
 
     /// Time since the start.
@@ -419,6 +436,9 @@ impl Sim {
     fn handle_event(&mut self, event: Event) {
         if let Event::HostRoutes { ticket, .. } = event {
             self.client.host_routes_ready(ticket, true, self.now);
+        }
+        if let Event::Flow(flow) = &event {
+            self.laptop_program.handle(flow, &mut self.client, self.now);
         }
         if event == Event::ApiCarrierWanted && self.setup.api_at_hand {
             self.open_api();

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use kvpn_gateway_core::{Event, Flow, FlowEvent, GatewayState, Refusal, Target};
+use kvpn_gateway_core::{Event, Flow, FlowEvent, GatewayState, Refusal, SessionIndex, Target};
+
+use super::exposed::Callers;
 
 /// The pod's name server.
 pub(crate) const NAMESERVER: &str = "10.96.0.10:53";
@@ -33,6 +35,8 @@ const CHUNK: usize = 64 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Cluster {
     flows: BTreeMap<Flow, Server>,
+    /// Those whose connections the gateway opens to the laptop.
+    pub(crate) callers: Callers,
     /// Flows opened since the start.
     pub(crate) opened: usize,
     /// Name queries since the start.
@@ -50,6 +54,11 @@ struct Server {
 }
 
 impl Cluster {
+    /// The session that opened a flow which is still there.
+    pub(crate) fn session(&self) -> Option<SessionIndex> {
+        self.flows.keys().next().map(|flow| flow.session())
+    }
+
     /// The gateway is another one.
     pub(crate) fn forget_flows(&mut self) {
         self.flows.clear();
@@ -61,7 +70,11 @@ impl Cluster {
         while let Some(event) = gateway.poll_event() {
             any = true;
             match event {
-                Event::Flow { flow, what } => self.handle(flow, what, gateway, now),
+                Event::Flow { flow, what } => {
+                    if !self.callers.handle(flow, what, gateway, now) {
+                        self.handle(flow, what, gateway, now);
+                    }
+                }
                 Event::SessionEnded { session, .. } => {
                     self.flows.retain(|flow, _| flow.session() != session)
                 }

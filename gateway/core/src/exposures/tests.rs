@@ -3,6 +3,14 @@
 use super::*;
 use kvpn_wire::exposure::{Percent, Rules, Traffic};
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test needs some instant to start from"
+)]
+fn start() -> Instant {
+    Instant::now()
+}
+
 fn key(service: &str) -> ServiceKey {
     ServiceKey {
         namespace: "demo".into(),
@@ -76,12 +84,7 @@ fn seconds(seconds: u64) -> Duration {
 fn an_exposure_listens_and_chooses() {
     let mut exposures = Exposures::default();
     let ports = exposures
-        .expose(
-            &key("web"),
-            "ana",
-            &http("ana", Traffic::All),
-            Instant::now(),
-        )
+        .expose(&key("web"), "ana", &http("ana", Traffic::All), start())
         .unwrap();
     let listening = ListeningPort {
         port: 80,
@@ -100,7 +103,7 @@ fn an_exposure_listens_and_chooses() {
 
 #[test]
 fn asking_again_changes_the_choice_and_keeps_the_ports() {
-    let now = Instant::now();
+    let now = start();
     let (mut exposures, before) = started(now);
     let again = exposures
         .expose(
@@ -122,7 +125,7 @@ fn asking_again_changes_the_choice_and_keeps_the_ports() {
 
 #[test]
 fn disjoint_sessions_share_and_rivals_are_named() {
-    let now = Instant::now();
+    let now = start();
     let (mut exposures, _) = started(now);
     let refused = exposures
         .expose(&key("web"), "bob", &http("bob", Traffic::All), now)
@@ -153,7 +156,7 @@ fn disjoint_sessions_share_and_rivals_are_named() {
 
 #[test]
 fn a_silent_session_loses_its_traffic_and_gets_it_back() {
-    let now = Instant::now();
+    let now = start();
     let (mut exposures, _) = started(now);
     assert_eq!(exposures.poll_timeout().unwrap().0, now + SILENT_AFTER);
     exposures.handle_timeout(now + SILENT_AFTER);
@@ -174,7 +177,7 @@ fn a_silent_session_loses_its_traffic_and_gets_it_back() {
 
 #[test]
 fn a_vanished_session_is_restored_until_it_is_done() {
-    let now = Instant::now();
+    let now = start();
     let (mut exposures, listening) = started(now);
     exposures.handle_timeout(now + SILENT_AFTER);
     actions(&mut exposures);
@@ -208,7 +211,7 @@ fn a_vanished_session_is_restored_until_it_is_done() {
 
 #[test]
 fn a_session_that_returns_in_time_is_not_restored() {
-    let now = Instant::now();
+    let now = start();
     let (mut exposures, _) = started(now);
     exposures.handle_timeout(now + RESTORE_AFTER);
     assert_eq!(
@@ -227,7 +230,7 @@ fn a_session_that_returns_in_time_is_not_restored() {
 
 #[test]
 fn an_end_is_restored_at_once_and_the_others_stay() {
-    let now = Instant::now();
+    let now = start();
     let (mut exposures, _) = started(now);
     exposures
         .expose(&key("api"), "ana", &http("ana", header("x-dev: ana")), now)
@@ -260,7 +263,7 @@ fn an_end_is_restored_at_once_and_the_others_stay() {
 /// The client lives on, and is heard every second; what it ended stays ended.
 #[test]
 fn signs_of_life_do_not_bring_back_what_was_ended() {
-    let now = Instant::now();
+    let now = start();
     let (mut exposures, _) = started(now);
     exposures.unexpose(&key("web"), "ana", now);
     actions(&mut exposures);
@@ -284,7 +287,7 @@ fn signs_of_life_do_not_bring_back_what_was_ended() {
 
 #[test]
 fn who_comes_back_in_the_grace_finds_the_same_port() {
-    let now = Instant::now();
+    let now = start();
     let (mut exposures, before) = started(now);
     exposures.ended(&key("web"), "ana", now);
     let later = now + seconds(20);
@@ -302,7 +305,7 @@ fn who_comes_back_in_the_grace_finds_the_same_port() {
 
 #[test]
 fn who_is_no_longer_named_is_no_rival() {
-    let now = Instant::now();
+    let now = start();
     let (mut exposures, _) = started(now);
     exposures.named(&key("web"), &["ana", "ana2"], now);
     assert_eq!(takers(&exposures), ["ana"]);
@@ -318,7 +321,7 @@ fn who_is_no_longer_named_is_no_rival() {
 
 #[test]
 fn a_gateway_that_starts_again_takes_up_its_ports_for_the_origin() {
-    let now = Instant::now();
+    let now = start();
     let mut exposures = Exposures::default();
     let mut found = http("ana", Traffic::All);
     found.ports[0].gateway_port = Some(23_456);
@@ -340,7 +343,7 @@ fn a_gateway_that_starts_again_takes_up_its_ports_for_the_origin() {
 
 #[test]
 fn ports_are_given_once_and_used_again_late() {
-    let now = Instant::now();
+    let now = start();
     let mut exposures = Exposures {
         ports: Ports::new(20_000..=20_002),
         ..Exposures::default()
@@ -383,7 +386,7 @@ fn ports_are_given_once_and_used_again_late() {
 
 #[test]
 fn a_refusal_takes_no_port() {
-    let now = Instant::now();
+    let now = start();
     let mut exposures = Exposures {
         ports: Ports::new(20_000..=20_001),
         ..Exposures::default()

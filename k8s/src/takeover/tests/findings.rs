@@ -41,6 +41,9 @@ fn refusal(change: impl Fn(&mut Value), extra: Value) -> [Option<String>; 2] {
     [false, true].map(|force| inspection.refusal(force).map(|error| error.to_string()))
 }
 
+/// What somebody does to a Service.
+type Change = fn(&mut Value);
+
 #[test]
 fn an_ordinary_service_is_taken_over_with_all_its_ports() {
     let inspection = inspected(&web(), json!({}));
@@ -69,7 +72,7 @@ fn an_ordinary_service_is_taken_over_with_all_its_ports() {
 
 #[test]
 fn what_cannot_work_is_refused_with_and_without_force() {
-    let cases: [(fn(&mut Value), &str); 4] = [
+    let cases: [(Change, &str); 4] = [
         (
             |service| service["spec"]["type"] = "ExternalName".into(),
             "is of type ExternalName",
@@ -101,7 +104,7 @@ fn what_cannot_work_is_refused_with_and_without_force() {
 
 #[test]
 fn what_may_break_something_needs_force() {
-    let cases: [(fn(&mut Value), &str); 8] = [
+    let cases: [(Change, &str); 8] = [
         (
             |service| service["spec"]["clusterIP"] = "None".into(),
             "is headless",
