@@ -88,7 +88,7 @@ mkdir -p "$work"/root/{pause,coredns,echo/bin,echo/etc,echo/tmp}
 cp "$work/bin/pause" "$work/root/pause/pause"
 cp "$work/bin/coredns" "$work/root/coredns/coredns"
 cp "$work/bin/echo" "$work/root/echo/bin/echo-server"
-cp "$work/bin/traffic" "$work/root/echo/bin/traffic"
+cp "$work/bin/traffic" "$work/bin/measure" "$work/root/echo/bin/"
 cp "$work/deb/bin/busybox" "$work/root/echo/bin/busybox"
 for a in $("$work/deb/bin/busybox" --list); do [ "$a" = busybox ] || ln -s busybox "$work/root/echo/bin/$a"; done
 echo 'root:x:0:0:root:/root:/bin/sh' >"$work/root/echo/etc/passwd"
