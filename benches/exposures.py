@@ -3,7 +3,7 @@
 throughput through an exposure, beside the origin directly and beside `kubectl port-forward` the other way. Needs root, the
 test cluster, KVPN_BIN and KVPN_IMAGE_TAR (`make bench-exposures` sees to them). Standard library only.
 
-    exposures.py [--rounds 20] [--seconds 3]
+    exposures.py [--rounds 20] [--seconds 3] [--many 1000]
 """
 
 import argparse
@@ -12,6 +12,7 @@ import os
 import pathlib
 import statistics
 import subprocess
+import tempfile
 import time
 
 CLUSTER = pathlib.Path(__file__).resolve().parent.parent / "tests/cluster"
@@ -180,15 +181,115 @@ def forwarded():
     return laptop, "127.0.0.1:18080"
 
 
+class Crowd:
+    """One session that exposes many Services, so that the gateway's part is what is measured: `kvpn-bench tunnel`, in the laptop's
+    network. Its Services say from the start that they are exposed; the gateway only has to be told."""
+
+    def __init__(self, many):
+        self.many = many
+        self.pid = gateway_pid()
+        self.memory = [memory(self.pid)]
+        kubeconfig = kubectl("config", "view", "--raw", "--minify", "-o", "json")
+        config = json.loads(kubeconfig)
+        config["contexts"][0]["context"]["namespace"] = NAMESPACE
+        self.kubeconfig = tempfile.NamedTemporaryFile("w", suffix=".json")
+        json.dump(config, self.kubeconfig)
+        self.kubeconfig.flush()
+        program = pathlib.Path(os.environ["KVPN_BIN"]).with_name("kvpn-bench")
+        self.process = subprocess.Popen(
+            ["nsenter", f"--net=/run/netns/{LAPTOP}", program, "tunnel", "--netns", f"/proc/{self.pid}/ns/net",
+             "--api", self.kubeconfig.name, "--interface", "kvpn-crowd", "--expose", "8080"], stdout=subprocess.PIPE, text=True)
+        self.session, self.gateway, *_ = self.process.stdout.readline().split()
+        if self.process.stdout.readline() != "ready\n":
+            raise SystemExit("kvpn-bench has no tunnel")
+
+    def wish(self, number):
+        return {"owner": "crowd", "origin": "origin", "ports": [{"port": 80, "laptopPort": 8080, "gatewayPort": 20000 + number}]}
+
+    def service(self, number):
+        original = {"selector": {"app": "origin"}, "ports": [{"gatewayPort": 20000 + number, "targetPort": 8080}]}
+        owner = {"session": self.session, "since": "2026-01-01T00:00:00Z", "expose": self.wish(number)}
+        annotation = {"version": 1, "gateway": "kvpn-gateway-0", "original": original, "owners": [owner]}
+        selector = {"app.kubernetes.io/name": "kvpn-gateway", "statefulset.kubernetes.io/pod-name": "kvpn-gateway-0"}
+        return {"apiVersion": "v1", "kind": "Service",
+                "metadata": {"name": f"many-{number}", "annotations": {"kvpn.dev/exposure": json.dumps(annotation)}},
+                "spec": {"selector": selector, "ports": [{"port": 80, "targetPort": 20000 + number}]}}
+
+    def expose(self):
+        """Seconds for the gateway to take all of them."""
+        origin = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "origin"},
+                  "spec": {"selector": {"app": "origin"}, "ports": [{"port": 80, "targetPort": 8080}]}}
+        services = [origin] + [self.service(number) for number in range(self.many)]
+        kubectl("create", "-f", "-", given=json.dumps({"apiVersion": "v1", "kind": "List", "items": services}), limit=600)
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            lines = []
+            for number in range(self.many):
+                body = pathlib.Path(folder, str(number))
+                body.write_text(json.dumps(self.wish(number)))
+                url = f"http://{self.gateway}:6180/v1/session/exposures/{NAMESPACE}/many-{number}"
+                lines.append(f'url = "{url}"\nrequest = PUT\nheader = "content-type: application/json"\ndata = "@{body}"\n'
+                             'output = /dev/null\nwrite-out = "%{http_code}\\n"\n')
+            answers = run("nsenter", f"--net=/run/netns/{LAPTOP}", "curl", "-s", "-K", "-", given="next\n".join(lines), limit=600)
+        took = time.monotonic() - began
+        refused = [code for code in answers.split() if code != "200"]
+        if refused or len(answers.split()) != self.many:
+            raise SystemExit(f"{len(refused)} of {self.many} were refused: {refused[:5]}")
+        self.memory.append(memory(self.pid))
+        return took
+
+    def ask(self):
+        """A question to each Service: how many the laptop answered."""
+        services = json.loads(kubectl("get", "services", "-o", "json"))["items"]
+        addresses = [one["spec"]["clusterIP"] for one in services if one["metadata"]["name"].startswith("many-")]
+        line = "for a in $(cat); do traffic burst -to http://$a:80 -n 1; done"
+        counts = run(CLUSTER / "k", "-n", NAMESPACE, "exec", "-i", ASKER, "--", "sh", "-c", line, given="\n".join(addresses), limit=600)
+        counts = [json.loads(count) for count in counts.splitlines()]
+        self.memory.append(memory(self.pid))
+        return sum("laptop" in count["servers"] for count in counts)
+
+    def end(self):
+        self.process.terminate()
+        self.process.wait()
+
+
+def gateway_pid():
+    uid = kubectl("get", "pod", "kvpn-gateway-0", "-o", "jsonpath={.metadata.uid}")
+    for pid in run("pgrep", "-x", "kvpn-gateway").split():
+        if uid in pathlib.Path("/proc", pid, "cgroup").read_text():
+            return int(pid)
+    raise SystemExit("no gateway runs")
+
+
+def memory(pid):
+    """Proportional set size in MiB."""
+    rollup = pathlib.Path("/proc", str(pid), "smaps_rollup").read_text()
+    return next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) / 1024
+
+
+def scale(many):
+    crowd = Crowd(many)
+    try:
+        took = crowd.expose()
+        answered = crowd.ask()
+    finally:
+        crowd.end()
+    before, exposed, after = crowd.memory
+    print(f"\n{many} exposures in one gateway: taken in {took:.1f} s, {answered} answered by the laptop; "
+          f"gateway {before:.1f} MiB before, {exposed:.1f} with them, {after:.1f} after a question to each")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seconds", type=int, default=3)
+    parser.add_argument("--many", type=int, default=1000)
     options = parser.parse_args()
     stage()
     try:
         switches(options.rounds)
         lanes(max(1, options.rounds // 7), options.seconds)
+        scale(options.many)
     finally:
         run(CLUSTER / "laptop.sh", "stop", LAPTOP)
         run(CLUSTER / "k", "delete", "namespace", NAMESPACE, "--wait=false")

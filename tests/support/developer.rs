@@ -120,7 +120,7 @@ impl Developer {
             self.namespace
         );
         let child = self.laptop.spawn(&["sh", "-c", &as_developer(&line)]);
-        let said = || self.laptop.shell("grep -q exposed /tmp/expose.*").code == 0;
+        let said = || self.laptop.shell("grep -q exposed /tmp/expose.out").code == 0;
         assert!(eventually(PATIENCE, said), "{}", self.said());
         child
     }

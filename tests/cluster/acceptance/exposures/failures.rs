@@ -117,7 +117,7 @@ fn delete_gateway(scene: &Scene, how: &[&str]) {
 }
 
 /// As the kernel does when memory is short.
-fn kill_gateway(scene: &Scene) {
+pub(super) fn kill_gateway(scene: &Scene) {
     let pod = Cluster::get().object(scene.origin.namespace, "pod/kvpn-gateway-0");
     let node = pod["spec"]["nodeName"]
         .as_str()
