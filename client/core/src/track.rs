@@ -119,7 +119,7 @@ impl Tracker {
             return Ok(());
         }
         let Some(tuple) = FiveTuple::of(ip) else {
-            return self.outgoing_error(ip);
+            return self.outgoing_error(ip, owner);
         };
         if ip
             .icmp()
@@ -185,10 +185,12 @@ impl Tracker {
             .map(|flow| flow.owner)
     }
 
-    /// An error of the laptop's about a packet it got; anything else without ports cannot be answered.
-    fn outgoing_error(&self, ip: &Ip<'_>) -> Result<(), Refused> {
-        let about_ours = FiveTuple::quoted_by(ip)
-            .is_some_and(|quoted| self.flows.contains_key(&quoted.reversed()));
+    /// An error of the laptop's about a packet it got; anything else without ports cannot be answered. The stack's own are
+    /// about what was let in to it, and may be the first that leaves of that flow.
+    fn outgoing_error(&self, ip: &Ip<'_>, owner: Owner) -> Result<(), Refused> {
+        let about_ours = FiveTuple::quoted_by(ip).is_some_and(|quoted| {
+            owner == Owner::Stack || self.flows.contains_key(&quoted.reversed())
+        });
         if about_ours {
             Ok(())
         } else {

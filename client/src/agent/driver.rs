@@ -4,11 +4,13 @@
 //! Must not decide anything, nor wait for anything but its sockets, its timer and its commands.
 
 mod api;
+mod flows;
 mod handle;
 mod tun;
 mod udp;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -21,11 +23,13 @@ use kvpn_client_core::{ClientState, Event, Names, Path};
 use kvpn_io::tun::TunOffload;
 use kvpn_k8s::Forward;
 use kvpn_wire::control::SessionGrant;
+use kvpn_wire::packet::Protocol;
 use kvpn_wire::wireguard::PrivateKey;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant as Timer, Sleep, sleep_until};
 
 use crate::agent::driver::api::ApiCarrier;
+use crate::agent::driver::flows::{DialledTx, Flows};
 use crate::agent::driver::tun::TunDevice;
 use crate::agent::now;
 
@@ -74,6 +78,10 @@ pub(crate) enum Command {
         /// The DNS message.
         answer: Option<Vec<u8>>,
     },
+    /// Open a connection into the tunnel, and hand it over once it is open.
+    Dial(SocketAddr, DialledTx),
+    /// Ports of the laptop's programs to which the gateway may open flows.
+    Expose(BTreeSet<(Protocol, u16)>),
     /// How is it going?
     Status(oneshot::Sender<Reading>),
     /// That was all.
@@ -173,6 +181,7 @@ pub(crate) struct Driver {
     tun: Option<TunDevice>,
     udp: UdpCarrier,
     api: Option<ApiCarrier>,
+    flows: Flows,
     command_rx: mpsc::Receiver<Command>,
     outlets: Outlets,
     timer: Pin<Box<Sleep>>,
@@ -190,6 +199,7 @@ impl Driver {
             tun: None,
             udp,
             api: None,
+            flows: Flows::new(),
             command_rx,
             outlets,
             timer,
@@ -257,14 +267,22 @@ impl Driver {
             }
             Command::HostRoutes { ticket, ok } => self.state.host_routes_ready(ticket, ok, now),
             Command::Answered { id, answer } => self.state.upstream_answered(id, answer, now),
+            Command::Dial(to, dialled_tx) => self.flows.dial(to, dialled_tx, &mut self.state, now),
+            Command::Expose(ports) => self.state.set_exposed(ports),
             Command::Status(answer_tx) => drop(answer_tx.send(self.read(now))),
             Command::Stop => {}
         }
     }
 
     fn read(&self, now: Instant) -> Reading {
+        let mut status = self.state.status(now);
+        let refused = self.flows.refused();
+        if refused > 0 {
+            status.drops.insert("laptop_flows_full", refused);
+        }
         Reading {
-            status: self.state.status(now),
+            status,
+            laptop_flows: self.flows.of_gateway(),
             tun: self.tun.as_ref().map(TunDevice::offload),
             udp: self.udp.offload(),
         }
@@ -275,6 +293,7 @@ impl Driver {
         let mut any = self.receive_udp(cx);
         any |= self.receive_api(cx);
         any |= self.receive_tun(cx);
+        any |= self.flows.poll(cx, &mut self.state, now());
         any
     }
 
@@ -384,17 +403,18 @@ impl Driver {
 
     /// Takes out everything that the state wants done.
     fn drain(&mut self, cx: &mut Context<'_>) {
-        self.write_tun();
-        // What the stream has taken makes room for more of what waits.
+        // What the stream has taken makes room for more of what waits, and events make more to send.
         loop {
-            let any = self.transmit(cx);
+            self.write_tun();
+            let mut any = self.transmit(cx);
             self.flush_api(cx);
+            while let Some(event) = self.state.poll_event() {
+                any = true;
+                self.pass_on(event);
+            }
             if !any {
                 break;
             }
-        }
-        while let Some(event) = self.state.poll_event() {
-            self.pass_on(event);
         }
     }
 
@@ -465,8 +485,9 @@ impl Driver {
                     self.state.upstream_answered(id, None, now());
                 }
             }
-            // Nobody in this shell asks the stub itself or opens flows so far.
-            Event::Resolved { .. } | Event::Flow(_) => {}
+            Event::Flow(event) => self.flows.handle(event, &mut self.state, now()),
+            // Nobody in this shell asks the stub itself so far.
+            Event::Resolved { .. } => {}
         }
     }
 

@@ -54,6 +54,11 @@ impl SessionName {
         Self::of(context, &format!("{namespace}.{pid}"))
     }
 
+    /// The name of an exposure: `CONTEXT.NAMESPACE.SERVICE`. Services have no dots either.
+    pub(crate) fn of_exposure(context: &str, namespace: &str, service: &str) -> Self {
+        Self::of(context, &format!("{namespace}.{service}"))
+    }
+
     /// The name as text.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
@@ -136,6 +141,14 @@ impl Places {
         Self {
             run: self.run.join("run"),
             state: self.state.join("run"),
+        }
+    }
+
+    /// The same for exposures, which are no sessions in the sense of `kvpn status`.
+    pub(crate) fn of_exposures(&self) -> Self {
+        Self {
+            run: self.run.join("expose"),
+            state: self.state.join("expose"),
         }
     }
 

@@ -13,6 +13,7 @@ const TURN: Duration = Duration::from_millis(100);
 /// Shows the steps of one command.
 #[derive(Debug)]
 pub(crate) struct Display {
+    quiet: bool,
     results: bool,
     form: Form,
 }
@@ -37,6 +38,7 @@ impl Display {
             Form::of_terminal()
         };
         Self {
+            quiet,
             results: !quiet,
             form,
         }
@@ -57,6 +59,11 @@ impl Display {
             results: false,
             ..self
         }
+    }
+
+    /// Whether nothing but errors is wanted.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet
     }
 
     /// The command does this now.

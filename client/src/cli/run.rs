@@ -151,7 +151,7 @@ async fn prepare(situation: Situation, args: RunArgs) -> anyhow::Result<ExitCode
     start.program = Some(program);
     let display = display(&situation);
     display.step(&format!("calling {}", cluster.server()));
-    let variables = variables(&cluster, &args, &display).await?;
+    let variables = variables(&cluster, args.like, &args.choice, &display).await?;
     if interactive {
         // Only here can a credential plugin ask its user.
         cluster.version().await?;
@@ -185,13 +185,14 @@ fn display(situation: &Situation) -> Display {
 
 async fn variables(
     cluster: &Cluster,
-    args: &RunArgs,
+    like: Option<String>,
+    choice: &env::Choice,
     display: &Display,
 ) -> anyhow::Result<BTreeMap<String, String>> {
-    let Some(workload) = &args.like else {
+    let Some(workload) = like else {
         return Ok(BTreeMap::new());
     };
-    let environment = env::read(cluster, workload, &args.choice).await?;
+    let environment = env::read(cluster, &workload, choice).await?;
     for note in &environment.notes {
         display.note(&format!("note: {note}"));
     }

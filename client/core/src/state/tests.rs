@@ -76,6 +76,27 @@ fn an_exposed_port_is_the_gateways_alone() {
 }
 
 #[test]
+fn where_nobody_listens_the_gateway_is_told() {
+    let mut rig = Rig::new(config());
+    rig.client.set_exposed([(Protocol::Udp, 8080)].into());
+    rig.gateway_sends(&udp(at(GATEWAY, 40_000), at(CLIENT, 8080), b"anybody?"));
+    let opening = rig.events.iter().find_map(|event| match event {
+        Event::Flow(netstack::Event::UdpOpening { flow, .. }) => Some(*flow),
+        _ => None,
+    });
+    let flow = opening.expect("a flow");
+    rig.client
+        .udp_refuse(flow, netstack::Refusal::PortUnreachable, rig.now);
+    rig.settle();
+    let answer = rig.gateway_received().expect("an answer");
+    let message = Ip::parse(&answer).unwrap().icmp().unwrap().message();
+    assert!(
+        matches!(message, IcmpMessage::Unreachable { code: 3, .. }),
+        "{message:?}"
+    );
+}
+
+#[test]
 fn only_the_clients_own_packets_go_out() {
     let mut rig = Rig::new(config());
     rig.send(&udp(at("192.168.1.5", 4000), at(POD, 80), b"forged"));

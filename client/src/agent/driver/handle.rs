@@ -1,11 +1,16 @@
 //! How other tasks reach the driver.
 
+use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kvpn_client_core::Status;
 use kvpn_io::tun::TunOffload;
 use kvpn_io::udp::UdpOffload;
+use kvpn_wire::packet::Protocol;
+use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::agent::driver::Command;
@@ -20,6 +25,8 @@ pub(crate) struct Reading {
     pub(crate) tun: Option<TunOffload>,
     /// What it does at the UDP sockets, if there are any.
     pub(crate) udp: Option<UdpOffload>,
+    /// Flows that the gateway opened to programs on the laptop.
+    pub(crate) laptop_flows: usize,
 }
 
 /// Commands a driver. Cheap to clone; the driver ends with [`Command::Stop`] or the last one.
@@ -38,6 +45,25 @@ impl Handle {
     /// Tells the driver something; lost when the driver is gone.
     pub(crate) async fn tell(&self, command: Command) {
         let _ = self.command_tx.send(command).await;
+    }
+
+    /// Opens a connection from the session's own tunnel address into the tunnel, and waits until the other end has accepted it.
+    /// A reset by that end looks like its end here.
+    ///
+    /// # Errors
+    /// `ConnectionRefused`, or `TimedOut` when nothing was heard for 10 s; `AddrNotAvailable` when the session has no address of that
+    /// family; `QuotaExceeded` when there are too many flows; `NotConnected` when the driver is gone.
+    pub(crate) async fn dial(&self, to: SocketAddr) -> io::Result<UnixStream> {
+        let (dialled_tx, dialled_rx) = oneshot::channel();
+        self.tell(Command::Dial(to, dialled_tx)).await;
+        let dialled = dialled_rx.await;
+        dialled.unwrap_or_else(|_| Err(io::ErrorKind::NotConnected.into()))
+    }
+
+    /// Lets the gateway, and nobody else, open flows to these TCP and UDP ports of the laptop's programs: at 127.0.0.1, or at ::1 if
+    /// nobody listens there. Where nobody does, flows are refused at once. Flows that are open go on when their port is gone.
+    pub(crate) async fn expose(&self, ports: BTreeSet<(Protocol, u16)>) {
+        self.tell(Command::Expose(ports)).await;
     }
 
     /// How it is going; `None` when the driver is gone.
@@ -85,7 +111,9 @@ impl Figures {
 
 /// Puts the driver's figures into a report.
 pub(crate) fn fill(report: &mut SessionReport, reading: &Reading) {
-    let Reading { status, tun, udp } = reading;
+    let Reading {
+        status, tun, udp, ..
+    } = reading;
     let millis = |rtt: Duration| (rtt.as_secs_f64() * 1e6).round() / 1e3;
     report.offload = tun.map(|tun| OffloadReport {
         tun: tun.to_string(),

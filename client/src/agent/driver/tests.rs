@@ -20,6 +20,7 @@ use crate::os::Tun as _;
 use crate::os::platform::SystemTun;
 
 pub(super) mod net;
+pub(super) mod peer;
 
 const PORT: u16 = 5001;
 const INTERFACE: &str = "kvpn0";
@@ -92,7 +93,7 @@ fn open_session(control: SocketAddr, key: &PrivateKey) -> SessionGrant {
     serde_json::from_str(body).unwrap()
 }
 
-fn config(private_key: PrivateKey, grant: SessionGrant, gateway: SocketAddr) -> Config {
+pub(super) fn config(private_key: PrivateKey, grant: SessionGrant, gateway: SocketAddr) -> Config {
     Config {
         private_key,
         grant,
@@ -248,7 +249,9 @@ fn transfers_arrive_whole_with_offload() {
     let tunnel = Tunnel::start("both", true, true);
     assert_eq!(tunnel.grant.datapath, Datapath::Kernel);
     tunnel.transfers_whole(LONG);
-    let Reading { status, tun, udp } = tunnel.reading();
+    let Reading {
+        status, tun, udp, ..
+    } = tunnel.reading();
     assert_eq!(
         udp,
         Some(UdpOffload {

@@ -211,6 +211,7 @@ async fn drive(mut command_rx: mpsc::Receiver<Command>, works: Arc<AtomicBool>) 
                 status,
                 tun: None,
                 udp: None,
+                laptop_flows: 0,
             };
             answer_tx.send(reading).unwrap();
         }

@@ -1,0 +1,261 @@
+//! A gateway's end of a session without a gateway: a WireGuard tunnel over UDP on loopback, and a stack at whose flows a test pulls.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use kvpn_netstack::{self as netstack, Event, FlowId, Netstack};
+use kvpn_wire::control::{ClusterFacts, Limits, TunnelAddresses};
+use kvpn_wire::packet::{IcmpMessage, Ip};
+use kvpn_wire::wireguard::{Opened, PresharedKey, Sealed, Tunnel, TunnelConfig};
+use tokio::net::UdpSocket;
+use tokio::task::JoinHandle;
+
+use super::*;
+
+pub(in crate::agent::driver) const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 19, 0, 2));
+pub(in crate::agent::driver) const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 19, 0, 1));
+
+/// The other end of a driver's session.
+pub(in crate::agent::driver) struct Peer {
+    pub(in crate::agent::driver) stack: Netstack,
+    tunnel: Tunnel,
+    socket: UdpSocket,
+    client: Option<SocketAddr>,
+    events: BTreeMap<FlowId, VecDeque<Event>>,
+    /// Flows that the client opened and nobody took yet.
+    opened: VecDeque<FlowId>,
+    /// How often the client said that nobody listens for a datagram.
+    pub(in crate::agent::driver) unreachable: u32,
+    driving: JoinHandle<()>,
+    _news: News,
+}
+
+impl Peer {
+    /// A driver whose session works, and its peer.
+    pub(in crate::agent::driver) async fn start() -> (Handle, Self) {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let (keys, peers) = (
+            PrivateKey::from_seed([1; 32]),
+            PrivateKey::from_seed([2; 32]),
+        );
+        let tunnel = TunnelConfig {
+            private: peers.clone(),
+            peer: keys.public(),
+            preshared: Some(PresharedKey::from_bytes([9; 32])),
+            index: 3,
+            persistent_keepalive: None,
+            mtu: 1360,
+            jitter_seed: 5,
+            limiter: None,
+        };
+        let config = config(keys, grant(&peers), socket.local_addr().unwrap());
+        let (outlets, news) = outlets();
+        let state = ClientState::new(config, now());
+        let (driver, handle) = Driver::new(state, UdpCarrier::open(true), outlets);
+        let mut peer = Self {
+            stack: Netstack::new(netstack::Config::default(), now()),
+            tunnel: Tunnel::new(tunnel, now()),
+            socket,
+            client: None,
+            events: BTreeMap::new(),
+            opened: VecDeque::new(),
+            unreachable: 0,
+            driving: tokio::spawn(tokio::task::unconstrained(driver.run())),
+            _news: news,
+        };
+        while !handle.status().await.unwrap().status.established {
+            peer.step().await;
+        }
+        (handle, peer)
+    }
+
+    /// Opens a connection to a port of the client's.
+    pub(in crate::agent::driver) fn connect(&mut self, port: u16) -> FlowId {
+        let (src, dst) = (SocketAddr::new(GATEWAY, 0), SocketAddr::new(CLIENT, port));
+        self.stack.tcp_connect(src, dst, now()).unwrap()
+    }
+
+    /// Opens a connection, and waits for it.
+    pub(in crate::agent::driver) async fn connected(&mut self, port: u16) -> FlowId {
+        let flow = self.connect(port);
+        assert_eq!(self.event(flow).await, Event::TcpConnected { flow });
+        flow
+    }
+
+    /// The next event of a flow.
+    pub(in crate::agent::driver) async fn event(&mut self, flow: FlowId) -> Event {
+        loop {
+            let waiting = self.events.get_mut(&flow);
+            if let Some(event) = waiting.and_then(VecDeque::pop_front) {
+                return event;
+            }
+            self.step().await;
+        }
+    }
+
+    /// A flow that the client opened.
+    pub(in crate::agent::driver) async fn opening(&mut self) -> FlowId {
+        loop {
+            if let Some(flow) = self.opened.pop_front() {
+                return flow;
+            }
+            self.step().await;
+        }
+    }
+
+    /// Waits until a flow ends; how.
+    pub(in crate::agent::driver) async fn last_event(&mut self, flow: FlowId) -> Event {
+        loop {
+            let event = self.event(flow).await;
+            if event.is_last() {
+                return event;
+            }
+        }
+    }
+
+    /// Sends all of `data`, then this end if `finish`; what came until the client's end.
+    pub(in crate::agent::driver) async fn exchange(
+        &mut self,
+        flow: FlowId,
+        data: &[u8],
+    ) -> Vec<u8> {
+        let (mut sent, mut received) = (0, Vec::new());
+        let mut chunk = vec![0; 64 << 10];
+        loop {
+            if sent < data.len() {
+                sent += self.stack.tcp_send(flow, &data[sent..], now());
+                if sent == data.len() {
+                    self.stack.tcp_finish(flow, now());
+                }
+            }
+            let n = self.stack.tcp_recv(flow, &mut chunk, now());
+            received.extend_from_slice(&chunk[..n]);
+            if n == 0 {
+                match self.event(flow).await {
+                    Event::TcpReadable { .. } | Event::TcpWritable { .. } => {}
+                    Event::TcpPeerFinished { .. } => return received,
+                    other => panic!("{other:?} after {} bytes", received.len()),
+                }
+            }
+        }
+    }
+
+    /// Moves packets until `done`, which may wait for the client's side meanwhile.
+    pub(in crate::agent::driver) async fn during<T>(&mut self, done: impl Future<Output = T>) -> T {
+        tokio::pin!(done);
+        loop {
+            tokio::select! {
+                result = &mut done => return result,
+                () = self.step() => {}
+            }
+        }
+    }
+
+    /// One datagram or one timeout, and what follows.
+    pub(in crate::agent::driver) async fn step(&mut self) {
+        self.send();
+        let mut datagram = [0; 2048];
+        let timeout = self.stack.poll_timeout().into_iter();
+        let due = timeout.chain(self.tunnel.poll_timeout()).min();
+        let due = due.map_or(now() + std::time::Duration::from_secs(60), |(at, _)| at);
+        tokio::select! {
+            received = self.socket.recv_from(&mut datagram) => {
+                let (n, from) = received.unwrap();
+                self.client = Some(from);
+                self.open(&datagram[..n]);
+            }
+            () = sleep_until(Timer::from_std(due)) => {}
+        }
+        self.stack.handle_timeout(now());
+        let mut out = [0; 2048];
+        while let Some(n) = self.tunnel.handle_timeout(&mut out, now()) {
+            self.transmit(&out[..n]);
+        }
+        while let Some(event) = self.stack.poll_event() {
+            self.note(event);
+        }
+        self.send();
+    }
+
+    fn open(&mut self, datagram: &[u8]) {
+        let mut out = [0; 2048];
+        match self.tunnel.open(datagram, None, &mut out, now()) {
+            Opened::Packet { len, .. } => {
+                let icmp = Ip::parse(&out[..len]).unwrap().icmp();
+                let is_unreachable = icmp
+                    .is_some_and(|icmp| matches!(icmp.message(), IcmpMessage::Unreachable { .. }));
+                self.unreachable += u32::from(is_unreachable);
+                self.stack.handle_packet(&out[..len], now());
+            }
+            Opened::Reply(n) | Opened::Established(n) => self.transmit(&out[..n]),
+            Opened::Keepalive | Opened::Challenge(_) | Opened::Cookie | Opened::Rejected(_) => {}
+        }
+    }
+
+    /// Pings are the client's probes.
+    fn note(&mut self, event: Event) {
+        let flow = event.flow();
+        match event {
+            Event::EchoOpening { .. } => {}
+            Event::EchoRequest { .. } => {
+                let mut payload = [0; 2048];
+                if let Some((sequence, n)) = self.stack.echo_recv(flow, &mut payload) {
+                    self.stack.echo_reply(flow, sequence, &payload[..n], now());
+                }
+            }
+            Event::TcpOpening { .. } => self.opened.push_back(flow),
+            other => self.events.entry(flow).or_default().push_back(other),
+        }
+    }
+
+    fn send(&mut self) {
+        let mut out = [0; 2048];
+        while let Some(packet) = self.stack.poll_segment() {
+            if let Sealed::Datagram(n) | Sealed::Handshake(n) =
+                self.tunnel.seal(packet, &mut out, now())
+                && let Some(client) = self.client
+            {
+                // A full socket buffer is a loss like any other.
+                let _ = self.socket.try_send_to(&out[..n], client);
+            }
+        }
+    }
+
+    fn transmit(&self, datagram: &[u8]) {
+        if let Some(client) = self.client {
+            let _ = self.socket.try_send_to(datagram, client);
+        }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.driving.abort();
+    }
+}
+
+fn grant(gateway: &PrivateKey) -> SessionGrant {
+    SessionGrant {
+        version: VERSION,
+        gateway_version: String::new(),
+        session_id: "test".to_owned(),
+        gateway_public_key: gateway.public(),
+        preshared_key: PresharedKey::from_bytes([9; 32]),
+        addresses: vec![TunnelAddresses {
+            gateway: GATEWAY,
+            client: CLIENT,
+            dns_stub: Ipv4Addr::new(198, 19, 0, 3).into(),
+        }],
+        mtu: 1360,
+        datapath: Datapath::Userspace,
+        datapath_note: None,
+        offload: None,
+        udp_port: 51820,
+        udp_endpoints: Vec::new(),
+        cluster: ClusterFacts::default(),
+        limits: Limits::default(),
+        super_packets: false,
+        stream_control: false,
+        path_mtu: false,
+    }
+}
