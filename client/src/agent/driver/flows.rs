@@ -20,7 +20,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
 use kvpn_client_core::ClientState;
 use kvpn_netstack::{Event, FlowId, Full, Refusal};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpStream, UdpSocket, UnixStream};
 use tokio::sync::oneshot;
 
 use tcp::{Stream, TcpFlow};
@@ -93,9 +93,10 @@ impl Flows {
     /// How many flows of the gateway's are open, or opening.
     pub(super) fn of_gateway(&self) -> usize {
         let of_gateway = |socket: &&FlowSocket| match socket {
-            FlowSocket::Connecting | FlowSocket::Udp(_) => true,
+            FlowSocket::Connecting => true,
             FlowSocket::Dialling(_) => false,
             FlowSocket::Tcp(tcp) => tcp.is_with_program(),
+            FlowSocket::Udp(udp) => udp.is_with_program(),
         };
         self.sockets.values().filter(of_gateway).count()
     }
@@ -156,6 +157,24 @@ impl Flows {
         }
     }
 
+    /// Opens a flow of datagrams into the tunnel; its other end is the socket that is returned.
+    pub(super) fn dial_udp(
+        &mut self,
+        to: SocketAddr,
+        state: &mut ClientState,
+        now: Instant,
+    ) -> io::Result<UdpSocket> {
+        if !self.has_room() {
+            return Err(of_full(Full::Flows));
+        }
+        let [ours, theirs] = udp::pair()?;
+        let flow = state.udp_open(to, now).map_err(of_full)?;
+        let udp = UdpFlow::paired(flow, ours, self.wakes.of(flow));
+        self.sockets.insert(flow, FlowSocket::Udp(udp));
+        self.turn(flow, state, now);
+        Ok(theirs)
+    }
+
     /// Does what an event of the state asks for.
     pub(super) fn handle(&mut self, event: Event, state: &mut ClientState, now: Instant) {
         match event {
@@ -175,7 +194,7 @@ impl Flows {
             | Event::TcpWritable { flow }
             | Event::UdpDatagram { flow } => self.turn(flow, state, now),
             Event::TcpReset { flow } => self.reset(flow),
-            Event::TcpClosed { flow } | Event::Expired { flow } => {
+            Event::TcpClosed { flow } | Event::UdpRefused { flow } | Event::Expired { flow } => {
                 self.sockets.remove(&flow);
             }
             // Pings are the kernel's business on the laptop; the core opens no such flow.
