@@ -6,6 +6,8 @@
     reason = "clippy knows the tests, but not the functions that they share"
 )]
 
+#[path = "cluster/acceptance/exposures.rs"]
+mod exposures;
 #[path = "cluster/acceptance/failures.rs"]
 mod failures;
 #[path = "cluster/acceptance/killed.rs"]

@@ -11,6 +11,7 @@ pub(crate) mod check;
 pub(crate) mod contact;
 pub(crate) mod control;
 pub(crate) mod driver;
+pub(crate) mod exposure;
 pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod keeper;
@@ -34,7 +35,7 @@ pub(crate) mod upstream;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ::http::Method;
 use anyhow::{Context as _, bail};
@@ -53,7 +54,7 @@ use crate::agent::keeper::{Keeper, Routing};
 use crate::agent::lock::{Holder, Lock};
 use crate::agent::message::{Reply, Request, Start};
 use crate::agent::network::Network;
-use crate::agent::places::SessionName;
+use crate::agent::places::{Places, SessionName};
 use crate::agent::report::{SessionReport, State, TrafficReport};
 use crate::agent::session::Peer;
 use crate::agent::startup::{Standing, Startup};
@@ -72,6 +73,15 @@ const GOODBYE_LIMIT: Duration = Duration::from_millis(500);
 )]
 pub(crate) fn now() -> Instant {
     Instant::now()
+}
+
+/// The calendar's time, for what people and other machines read.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the shell's clock, handed on as an argument"
+)]
+pub(crate) fn wall_clock() -> SystemTime {
+    SystemTime::now()
 }
 
 /// The agent's process: standard input is a control connection, standard output the helper's socket.
@@ -101,7 +111,13 @@ async fn serve(stdin: OwnedFd, helper: OwnedFd) -> anyhow::Result<ExitCode> {
     let mut launcher = control::lines(
         UnixStream::from_std(stream).context("the agent is started by `kvpn connect` only")?,
     );
-    let start = read_start(&mut launcher).await?;
+    let start = match read_request(&mut launcher).await? {
+        Request::Start(start) => *start,
+        Request::Expose(wanted) => return exposure::serve_detached(*wanted, launcher).await,
+        Request::Status | Request::Follow | Request::Disconnect => {
+            bail!("the agent was not told which session to hold")
+        }
+    };
     let helper = HelperConnection::from_fd(helper)?;
     let reply = match Agent::prepare(start) {
         Ok(Some(agent)) => return Ok(agent.live(launcher, helper).await),
@@ -113,17 +129,12 @@ async fn serve(stdin: OwnedFd, helper: OwnedFd) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-async fn read_start(launcher: &mut Lines) -> anyhow::Result<Start> {
+async fn read_request(launcher: &mut Lines) -> anyhow::Result<Request> {
     let line = launcher
         .next()
         .await
         .context("the agent is started by `kvpn connect` only")??;
-    match serde_json::from_str(&line).context("the agent was not told which session to hold")? {
-        Request::Start(start) => Ok(*start),
-        Request::Status | Request::Follow | Request::Disconnect => {
-            bail!("the agent was not told which session to hold")
-        }
-    }
+    serde_json::from_str(&line).context("the agent was not told which session to hold")
 }
 
 /// A session's process, before anything was changed.
@@ -147,18 +158,23 @@ impl Agent {
             .clone()
             .unwrap_or_else(|| SessionName::of(cluster.context(), cluster.namespace()));
         start.places.create()?;
-        begin_log(&start, &name)?;
+        if !start.foreground {
+            log_to(&start.places, &name)?;
+        }
+        log::for_agent(start.verbose, start.log_format);
         let holder = Holder {
             process: Process::current()?,
             context: cluster.context().to_owned(),
             namespace: cluster.namespace().to_owned(),
             server: cluster.server().to_owned(),
+            service: None,
+            fingerprint: None,
         };
         let Some(lock) = Lock::take(start.places.lock(&name), &holder)? else {
             return Ok(None);
         };
         let listener = control::listen(&start.places.socket(&name))?;
-        let board = Arc::new(Board::new(first_report(&start, &name, &holder)));
+        let board = Arc::new(Board::new(first_report(&start.places, &name, &holder)));
         Ok(Some(Self {
             start: Arc::new(start),
             cluster,
@@ -289,18 +305,15 @@ impl Agent {
     }
 }
 
-/// Logs go to the session's file, or stay on the terminal with `--foreground`.
-fn begin_log(start: &Start, name: &SessionName) -> anyhow::Result<()> {
-    if !start.foreground {
-        let file = start.places.open_log(name)?;
-        rustix::stdio::dup2_stdout(&file)?;
-        rustix::stdio::dup2_stderr(&file)?;
-    }
-    log::for_agent(start.verbose, start.log_format);
+/// Has the session's file take what is logged from now on.
+fn log_to(places: &Places, name: &SessionName) -> anyhow::Result<()> {
+    let file = places.open_log(name)?;
+    rustix::stdio::dup2_stdout(&file)?;
+    rustix::stdio::dup2_stderr(&file)?;
     Ok(())
 }
 
-fn first_report(start: &Start, name: &SessionName, holder: &Holder) -> SessionReport {
+fn first_report(places: &Places, name: &SessionName, holder: &Holder) -> SessionReport {
     SessionReport {
         name: name.clone(),
         state: State::Connecting,
@@ -309,13 +322,14 @@ fn first_report(start: &Start, name: &SessionName, holder: &Holder) -> SessionRe
         namespace: holder.namespace.clone(),
         server: holder.server.clone(),
         pid: holder.process.pid,
-        log: start.places.log(name),
+        log: places.log(name),
         connected_seconds: None,
         gateway: None,
         carrier: None,
         carriers: Vec::new(),
         offload: None,
         network: None,
+        exposure: None,
         traffic: TrafficReport::default(),
         notes: Vec::new(),
     }

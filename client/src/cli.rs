@@ -1,18 +1,24 @@
 //! The command line: its types, whose doc comments are the manual, and the way from a parsed command to
 //! the file that carries it out. Nothing here talks to a cluster or to the system.
 
+pub(crate) mod access;
 pub(crate) mod connect;
 pub(crate) mod disconnect;
 pub(crate) mod doctor;
 pub(crate) mod env;
 pub(crate) mod environment;
+pub(crate) mod expose;
+mod exposures;
 pub(crate) mod failure;
 pub(crate) mod gateway;
+pub(crate) mod list;
 pub(crate) mod log;
 pub(crate) mod manual;
 pub(crate) mod output;
 pub(crate) mod progress;
+pub(crate) mod restore;
 pub(crate) mod status;
+pub(crate) mod unexpose;
 pub(crate) mod user;
 
 use std::future::Future;
@@ -33,7 +39,8 @@ use crate::cli::user::User;
 /// pods and Services into it and makes their names resolve. Everything else keeps going where it went.
 ///
 /// Exit codes: 0 done; 1 failed; 2 wrong usage; 3 not connected; 4 not permitted (the verb and the resource
-/// are named); 5 the cluster cannot be reached; 6 conflict (an overlapping range, a session of that name).
+/// are named); 5 the cluster cannot be reached; 6 conflict (an overlapping range, a session of that name,
+/// somebody else's exposure).
 #[derive(Debug, Parser)]
 #[command(
     name = "kvpn",
@@ -87,6 +94,10 @@ pub(crate) enum Command {
     Connect(connect::ConnectArgs),
     Disconnect(disconnect::DisconnectArgs),
     Status(status::StatusArgs),
+    Expose(expose::ExposeArgs),
+    Unexpose(unexpose::UnexposeArgs),
+    Restore(restore::RestoreArgs),
+    List(list::ListArgs),
     #[command(subcommand)]
     Gateway(gateway::GatewayCommand),
     Doctor(doctor::DoctorArgs),
@@ -137,6 +148,10 @@ pub(crate) fn run(parsed: Cli) -> anyhow::Result<ExitCode> {
         Command::Connect(_)
         | Command::Disconnect(_)
         | Command::Status(_)
+        | Command::Expose(_)
+        | Command::Unexpose(_)
+        | Command::Restore(_)
+        | Command::List(_)
         | Command::Gateway(_)
         | Command::Doctor(_)
         | Command::Env(_) => {}
@@ -155,6 +170,10 @@ pub(crate) fn run(parsed: Cli) -> anyhow::Result<ExitCode> {
         Command::Connect(args) => block_on(connect::run(situation, args)),
         Command::Disconnect(args) => block_on(disconnect::run(situation, args)),
         Command::Status(args) => block_on(status::run(situation, args)),
+        Command::Expose(args) => block_on(expose::run(situation, args)),
+        Command::Unexpose(args) => block_on(unexpose::run(situation, args)),
+        Command::Restore(args) => block_on(restore::run(situation, args)),
+        Command::List(args) => block_on(list::run(situation, args)),
         Command::Gateway(command) => block_on(gateway::run(situation, command)),
         Command::Doctor(args) => block_on(doctor::run(situation, args)),
         Command::Env(args) => block_on(env::run(situation, args)),
@@ -169,7 +188,13 @@ pub(crate) fn run(parsed: Cli) -> anyhow::Result<ExitCode> {
 fn runs_plugins(command: &Command) -> bool {
     matches!(
         command,
-        Command::Gateway(_) | Command::Doctor(_) | Command::Env(_)
+        Command::Gateway(_)
+            | Command::Doctor(_)
+            | Command::Expose(_)
+            | Command::Unexpose(_)
+            | Command::Restore(_)
+            | Command::List(_)
+            | Command::Env(_)
     )
 }
 

@@ -4,6 +4,7 @@
 //! Whoever calls has opened the session at the gateway already. Must not be used by the program: there the helper
 //! holds the TUN, and the agent is not root.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use kvpn_client_core::{CarrierChoice, ClientState, Config, Names, tunnel_mtu};
 use kvpn_k8s::{Cluster, DatapathChoice, Forward, GatewayPod, KubeOptions};
 use kvpn_wire::API_CARRIER_PORT;
 use kvpn_wire::control::SessionGrant;
+use kvpn_wire::packet::Protocol;
 use kvpn_wire::wireguard::PrivateKey;
 use tokio::sync::mpsc;
 
@@ -39,6 +41,8 @@ pub struct Settings {
     pub interface: String,
     /// What goes into the tunnel.
     pub routes: Vec<IpNetwork>,
+    /// TCP ports of this machine's programs to which the gateway may open flows.
+    pub exposed: BTreeSet<u16>,
 }
 
 /// The one carrier of such a session. When it breaks, the session is over.
@@ -66,6 +70,7 @@ pub async fn run(
         Carrier::Api(kubeconfig) => Some(forward(kubeconfig.clone()).await?),
     };
     let (outlets, mut news) = driver::outlets();
+    let exposed = settings.exposed.clone();
     let state = ClientState::new(config(settings), now());
     let (driver, handle) = Driver::new(state, UdpCarrier::open(true), outlets);
     let driving = tokio::spawn(tokio::task::unconstrained(driver.run()));
@@ -77,6 +82,8 @@ pub async fn run(
     tokio::time::timeout(HANDSHAKE_LIMIT, established(&mut news.occurrence_rx))
         .await
         .context("the gateway does not answer")??;
+    let tcp = |port| (Protocol::Tcp, port);
+    handle.expose(exposed.into_iter().map(tcp).collect()).await;
     ready();
     tokio::pin!(stop);
     loop {

@@ -59,11 +59,15 @@ impl Home {
         path
     }
 
+    /// Files of sessions and exposures; directories stay.
     fn left_behind(&self) -> Vec<PathBuf> {
-        std::fs::read_dir(self.run_folder())
-            .into_iter()
+        let run = self.run_folder();
+        [run.join("expose"), run]
+            .iter()
+            .flat_map(std::fs::read_dir)
             .flatten()
             .map(|entry| entry.unwrap().path())
+            .filter(|path| !path.is_dir())
             .collect()
     }
 }
@@ -120,6 +124,10 @@ fn an_api_server_that_is_not_there_is_exit_code_5_soon() {
         &["connect"][..],
         &["gateway", "status"],
         &["gateway", "install"],
+        &["expose", "8080", "as", "web"],
+        &["expose", "8080", "as", "web", "--detach"],
+        &["restore", "web"],
+        &["list"],
     ] {
         let began = Instant::now();
         let output = home.kvpn(&[command, &["--kubeconfig", kubeconfig]].concat());
@@ -143,6 +151,41 @@ fn without_a_session_the_exit_code_is_3_and_json_stays_json() {
     assert_eq!(output.status.code(), Some(3));
     let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(document["sessions"].as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn without_an_exposure_unexpose_names_what_else_there_is() {
+    let home = Home::new();
+    let output = home.kvpn(&["unexpose", "web"]);
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    assert!(stderr(&output).contains("kvpn restore web"));
+    assert!(home.kvpn(&["unexpose", "--all"]).status.success());
+}
+
+/// The lock is what tells, so a process that has not even begun counts.
+#[test]
+fn a_second_exposure_of_a_service_is_a_conflict() {
+    let home = Home::new();
+    let kubeconfig = home.kubeconfig(&closed_port());
+    let run = home.run_folder().join("expose");
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&run)
+        .unwrap();
+    let lock = File::create(run.join("dead.default.web.lock")).unwrap();
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    for detach in [&[][..], &["--detach"]] {
+        let kubeconfig = kubeconfig.to_str().unwrap();
+        let expose = ["expose", "8080", "as", "web", "--kubeconfig", kubeconfig];
+        let output = home.kvpn(&[&expose, detach].concat());
+        assert_eq!(output.status.code(), Some(6), "{}", stderr(&output));
+        assert!(
+            stderr(&output).contains("kvpn -n default unexpose web"),
+            "{}",
+            stderr(&output)
+        );
+    }
 }
 
 #[test]
@@ -319,6 +362,17 @@ fn a_value_that_cannot_be_one_is_wrong_usage() {
         (&["gateway", "install", "--image", ""], "--image"),
         (&["connect", "--name", "../x"], "../x"),
         (&["connect", "--cidr", "0.0.0.0/0"], "default route"),
+        (&["expose", "8080"], "as SERVICE"),
+        (&["expose", "0", "as", "web"], "`0` is no port"),
+        (&["expose", "8080", "as", "Web"], "`Web`"),
+        (
+            &["expose", "8080", "as", "web", "--weight", "101%"],
+            "1% to 100%",
+        ),
+        (
+            &["expose", "8080", "as", "web", "--mirror", "--match", "a: b"],
+            "choose one",
+        ),
     ] {
         let output = home.kvpn(&[wrong, &["--kubeconfig", kubeconfig]].concat());
         assert_eq!(

@@ -111,7 +111,9 @@ impl Cluster {
     pub async fn find_gateway(&self, namespaces: &[&str]) -> Result<Option<GatewayPod>, Error> {
         // A credential plugin that fails does so once, not once a namespace.
         self.client().await?;
-        let looks = namespaces.iter().map(|namespace| self.gateways(namespace));
+        let looks = namespaces
+            .iter()
+            .map(|namespace| self.gateway_pods(namespace));
         let mut refusal = None;
         let mut looked = false;
         for found in join_all(looks).await {
@@ -128,8 +130,11 @@ impl Cluster {
         }
     }
 
-    /// The gateway pods of a namespace, the best first.
-    async fn gateways(&self, namespace: &str) -> Result<Vec<GatewayPod>, Error> {
+    /// The gateway pods of a namespace: ready ones first, then by name; pods being deleted do not count.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`], [`Error::Unreachable`], [`Error::Unauthorized`].
+    pub async fn gateway_pods(&self, namespace: &str) -> Result<Vec<GatewayPod>, Error> {
         let api = self.api::<Pod>(namespace).await?;
         let call = Call::namespaced("list", "pods", namespace);
         let listed = self

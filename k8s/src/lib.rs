@@ -60,7 +60,7 @@ pub use ready::Progress;
 pub use takeover::{
     ANNOTATION, Annotation, BadAnnotation, Claim, ExposedService, ExposureWish, Finding,
     Inspection, Original, OriginalPort, Owner, Restored, ServiceChange, Severity, TargetPort,
-    Whose,
+    Whose, since,
 };
 
 /// Name of every object that kvpn installs (StatefulSet, Service, ServiceAccount, Role, RoleBinding).

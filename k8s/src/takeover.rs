@@ -27,7 +27,7 @@ mod surroundings;
 mod watch;
 
 pub use annotation::{
-    ANNOTATION, Annotation, BadAnnotation, Original, OriginalPort, Owner, TargetPort,
+    ANNOTATION, Annotation, BadAnnotation, Original, OriginalPort, Owner, TargetPort, since,
 };
 pub use finding::{Finding, Severity};
 pub use inspect::{ExposureWish, Inspection};

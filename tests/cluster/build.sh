@@ -76,7 +76,7 @@ for a in kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubele
   ln -s kube-all "$work/bin/$a"
 done
 make_part coredns go_build coredns coredns .
-for p in pause echo measure; do make_part "$p" go_build programs "$p" "./$p"; done
+for p in pause echo measure traffic; do make_part "$p" go_build programs "$p" "./$p"; done
 musl=$(echo "$work"/deb/usr/lib/*-linux-musl)
 make_part musl-lookup gcc -O1 -static -nostdinc -isystem "$(echo "$work"/deb/usr/include/*-linux-musl)" -nostartfiles -nodefaultlibs \
   -o "$work/bin/musl-lookup" "$musl/crt1.o" "$musl/crti.o" "$HERE/programs/lookup/lookup.c" "$musl/libc.a" -lgcc "$musl/crtn.o"
@@ -88,6 +88,7 @@ mkdir -p "$work"/root/{pause,coredns,echo/bin,echo/etc,echo/tmp}
 cp "$work/bin/pause" "$work/root/pause/pause"
 cp "$work/bin/coredns" "$work/root/coredns/coredns"
 cp "$work/bin/echo" "$work/root/echo/bin/echo-server"
+cp "$work/bin/traffic" "$work/bin/measure" "$work/root/echo/bin/"
 cp "$work/deb/bin/busybox" "$work/root/echo/bin/busybox"
 for a in $("$work/deb/bin/busybox" --list); do [ "$a" = busybox ] || ln -s busybox "$work/root/echo/bin/$a"; done
 echo 'root:x:0:0:root:/root:/bin/sh' >"$work/root/echo/etc/passwd"

@@ -9,7 +9,7 @@ STATE=${KVPN_STATE:-$CACHE/state}  # everything that a running cluster writes
 
 # The kit (programs, Debian packages, images) is keyed by what it is built from.
 kit_key() {
-  (cd "$HERE" && { uname -m; sha256sum build.sh ../../gateway/image.sh kube/* coredns/* programs/go.mod programs/*/*; }) |
+  (cd "$HERE" && { uname -m; sha256sum build.sh ../../gateway/image.sh kube/* coredns/* programs/go.* programs/*/*; }) |
     sha256sum | cut -c1-16
 }
 # A running cluster stays on the kit it was started with, whatever happens to the checkout.

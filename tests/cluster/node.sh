@@ -1,10 +1,11 @@
 #!/bin/bash
 # node.sh start N | kill N: a node's "power button". kill is a power cut: every process of the
 # node, pods included, is gone at once. start after it is a boot with the old disk.
+# node.sh api-stop | api-start: the API server alone, as it was started. Everything else goes on.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
-usage() { say "usage: node.sh start|kill N"; exit 2; }
-[ $# = 2 ] || usage
+usage() { say "usage: node.sh start|kill N, api-stop, api-start"; exit 2; }
+case $* in "start "? | "kill "? | api-stop | api-start) set -- "$1" "${2:-1}" ;; *) usage ;; esac
 name=$(node_name "$2") D=$STATE/$(node_name "$2")
 
 # One parent cgroup per node, in every v1 hierarchy or in the unified one.
@@ -48,5 +49,12 @@ start)
 kill)
   cut_power "$name"
   remove_cgroup "$name" ;;
-*) usage ;;
+api-stop)
+  pid=$(inside "$name" pgrep -x kube-apiserver)
+  inside "$name" cat "/proc/$pid/cmdline" >"$D/apiserver.cmdline"
+  inside "$name" kill -KILL "$pid"
+  wait_for 5 "the API server's end" eval "! inside $name pgrep -x kube-apiserver" ;;
+api-start)
+  mapfile -d '' -t line <"$D/apiserver.cmdline"
+  inside "$name" setsid "${line[@]}" >>"$D/log/kube-apiserver.log" 2>&1 </dev/null 9>&- & ;;
 esac

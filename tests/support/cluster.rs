@@ -251,6 +251,21 @@ impl Cluster {
         log.lines().map(ToOwned::to_owned).collect()
     }
 
+    /// Runs a command on a node, as root there.
+    pub fn on_node(&self, number: u8, words: &[&str]) -> Outcome {
+        let number = number.to_string();
+        Outcome::of(Command::new(tool("enter")).arg(number).args(words))
+    }
+
+    /// Ends the API server, or starts it again: `node.sh api-stop|api-start`.
+    ///
+    /// # Panics
+    ///
+    /// When that fails.
+    pub fn api_server(&self, action: &str) {
+        script("node.sh", &[&format!("api-{action}")]).ok();
+    }
+
     /// Cuts a node off, or gives it its power back: `node.sh kill|start N`.
     ///
     /// # Panics

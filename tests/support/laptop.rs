@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::cluster::{Cluster, script, tool};
 use crate::gateway::Datapath;
 use crate::outcome::{Outcome, eventually};
+use crate::turn::Turn;
 
 /// How a laptop finds names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,7 @@ pub enum Resolver {
 pub struct Laptop {
     name: String,
     cluster: &'static Cluster,
+    _turn: Turn,
 }
 
 impl Laptop {
@@ -42,6 +44,7 @@ impl Laptop {
         let laptop = Self {
             name: format!("kvpn-laptop-{name}"),
             cluster,
+            _turn: Turn::shared(),
         };
         script("laptop.sh", &["stop", &laptop.name]).ok();
         let resolver = match resolver {

@@ -3,6 +3,8 @@
 //! Nothing here decides what is right: that stands in the tests.
 
 pub mod cluster;
+pub mod developer;
+pub mod exposures;
 pub mod flow;
 pub mod fuzz_targets;
 pub mod gateway;
@@ -11,3 +13,5 @@ pub mod outcome;
 pub mod rogue;
 pub mod settings;
 pub mod table;
+pub mod traffic;
+pub mod turn;

@@ -34,9 +34,13 @@ pub(crate) struct Options {
     /// What goes into the tunnel; may be repeated
     #[arg(long = "route")]
     routes: Vec<IpNetwork>,
+    /// A TCP port of 127.0.0.1 to which the gateway may open flows; may be repeated
+    #[arg(long = "expose")]
+    exposed: Vec<u16>,
 }
 
-/// Opens the session and the tunnel, says `ready`, and stays until SIGTERM.
+/// Opens the session and the tunnel, says `ready`, and stays until SIGTERM. With ports to expose a line before it says the key's
+/// fingerprint and the gateway's addresses in the tunnel.
 ///
 /// # Errors
 /// The gateway refuses or does not answer, or there is no TUN.
@@ -56,7 +60,14 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
         carrier,
         interface: options.interface,
         routes: options.routes,
+        exposed: options.exposed.into_iter().collect(),
     };
+    if !settings.exposed.is_empty() {
+        // What a Service's annotation has to name, and where the control API is inside the tunnel.
+        let gateways = settings.grant.addresses.iter();
+        let gateways: Vec<String> = gateways.map(|one| one.gateway.to_string()).collect();
+        say(format!("{} {}", key.fingerprint(), gateways.join(" ")));
+    }
     // One thread, as the agent has.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -106,6 +106,11 @@ impl Board {
         let _ = self.reply_tx.send(reply);
     }
 
+    /// Whether it ever came to that.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.inner().connected_at.is_some()
+    }
+
     /// The session lost its way and looks for another.
     pub(crate) fn trouble(&self, why: String) {
         let mut inner = self.inner();

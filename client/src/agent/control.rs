@@ -167,7 +167,7 @@ impl Connection {
                 self.board.end(End::Wanted);
                 self.follow_to_the_end()
             }
-            Ok(Request::Start(_)) | Err(_) => {
+            Ok(Request::Start(_) | Request::Expose(_)) | Err(_) => {
                 tracing::warn!("a control connection said something that is not in the protocol");
                 false
             }

@@ -36,7 +36,7 @@ pub(crate) fn namespaces<'a>(access: &'a Access, cluster: &'a Cluster) -> Vec<&'
     }
 }
 
-/// A gateway that is ready.
+/// A gateway that is ready. `purpose` is what the user wants of it: rights that are missing for it are named.
 ///
 /// # Errors
 ///
@@ -45,6 +45,7 @@ pub(crate) async fn ready(
     cluster: &Cluster,
     access: &Access,
     board: &Board,
+    purpose: Purpose,
 ) -> anyhow::Result<GatewayPod> {
     board.step(format!(
         "looking for a gateway in context {}",
@@ -53,7 +54,8 @@ pub(crate) async fn ready(
     let namespaces = namespaces(access, cluster);
     let found = match cluster.find_gateway(&namespaces).await {
         Err(error @ ClusterError::Forbidden { .. }) => {
-            return Err(may_not_connect(cluster, &spec(access, namespaces[0]), error).await);
+            let spec = spec(access, namespaces[0]);
+            return Err(not_permitted(cluster, purpose, namespaces[0], Some(&spec), error).await);
         }
         other => other?,
     };
@@ -74,30 +76,43 @@ pub(crate) async fn ready(
     }
 }
 
-async fn may_not_connect(
+/// What a refusal by RBAC means to the user: every right that is missing for `purpose`, and the role that grants them, for an
+/// admin; before it the manifest of the gateway that cannot be looked for.
+pub(crate) async fn not_permitted(
     cluster: &Cluster,
-    spec: &GatewaySpec,
+    purpose: Purpose,
+    namespace: &str,
+    spec: Option<&GatewaySpec>,
     error: ClusterError,
 ) -> anyhow::Error {
-    let namespace = &spec.namespace;
     let missing = cluster
-        .preflight(namespace, Purpose::Connect)
+        .preflight(namespace, purpose)
         .await
         .unwrap_or_default();
     if missing.is_empty() {
         return error.into();
     }
+    let (level, option) = match purpose {
+        Purpose::Connect => (RbacLevel::Connect, ""),
+        Purpose::Expose => (RbacLevel::Expose, " --for expose"),
+        Purpose::Install => (RbacLevel::Install, " --for install"),
+    };
     let rights = rbac(&RbacSpec {
-        namespace: namespace.clone(),
-        level: RbacLevel::Connect,
+        namespace: namespace.to_owned(),
+        level,
         discover: false,
         subjects: Vec::new(),
     });
+    let what = if spec.is_some() {
+        format!("a gateway for namespace {namespace}, and the role that lets people use it")
+    } else {
+        format!("the role that lets people do it in namespace {namespace}")
+    };
     let hint = format!(
-        "hand what stands on stdout to an admin: a gateway for namespace {namespace}, and the role that lets people connect to it \
-         (`kvpn gateway rbac -n {namespace} --user NAME` binds it too)"
+        "hand what stands on stdout to an admin: {what} (`kvpn gateway rbac -n {namespace}{option} --user NAME` binds it too)"
     );
-    let document = to_yaml(&[manifest(spec), rights].concat());
+    let manifest = spec.map(manifest).unwrap_or_default();
+    let document = to_yaml(&[manifest, rights].concat());
     Failure::new(NOT_PERMITTED, format!("not permitted: {}", list(&missing)))
         .hint(hint)
         .document(document)

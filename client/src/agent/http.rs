@@ -3,10 +3,11 @@
 
 use anyhow::{Context as _, ensure};
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::body::Bytes;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::task::AbortOnDropHandle;
 
 /// The longest answer, in bytes.
 const MAX_BODY: usize = 1 << 20;
@@ -24,26 +25,80 @@ pub(crate) async fn ask<T>(
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    ask_with(stream, method, path, Bytes::new()).await
+}
+
+/// As [`ask`], with a body of JSON.
+///
+/// # Errors
+///
+/// As [`ask`].
+pub(crate) async fn ask_with<T>(
+    stream: T,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> anyhow::Result<(StatusCode, Bytes)>
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let Answer {
+        status,
+        body,
+        _connection,
+    } = send(stream, method, path, body).await?;
+    let body = Limited::new(body, MAX_BODY).collect().await;
+    let body = body
+        .map_err(|error| anyhow::anyhow!(error))
+        .context("the answer was cut off or too long")?;
+    Ok((status, body.to_bytes()))
+}
+
+/// An answer whose body has not come yet.
+pub(crate) struct Answer {
+    /// The answer's status.
+    pub(crate) status: StatusCode,
+    /// What comes of it, for as long as this value lives.
+    pub(crate) body: Incoming,
+    /// Moves the bytes; ends with the answer.
+    _connection: AbortOnDropHandle<()>,
+}
+
+/// Sends a request and gives the answer as soon as it begins.
+///
+/// # Errors
+///
+/// The connection broke, or the answer is no HTTP.
+pub(crate) async fn send<T>(
+    stream: T,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> anyhow::Result<Answer>
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::builder()
+    let mut request = Request::builder()
         .method(method)
         .uri(path)
-        .header("host", "gateway")
-        .body(Empty::<Bytes>::new())?;
-    let connection = tokio::spawn(connection);
-    let answer = async {
+        .header("host", "gateway");
+    if !body.is_empty() {
+        request = request.header("content-type", "application/json");
+    }
+    let request = request.body(Full::new(body))?;
+    // What becomes of the connection is seen in the answer.
+    let connection = AbortOnDropHandle::new(tokio::spawn(async move { drop(connection.await) }));
+    let (status, body) = {
         let response = sender.send_request(request).await?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
-        let body = body
-            .map_err(|error| anyhow::anyhow!(error))
-            .context("the answer was cut off or too long")?;
-        anyhow::Ok((status, body.to_bytes()))
+        (response.status(), response.into_body())
     };
-    let answer = answer.await;
-    connection.abort();
-    answer
+    Ok(Answer {
+        status,
+        body,
+        _connection: connection,
+    })
 }
 
 /// As [`ask`] with `GET`, for answers that are useful only when they succeed.

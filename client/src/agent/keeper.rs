@@ -227,7 +227,7 @@ impl Keeper {
     /// One attempt: the gateway as it is now, a carrier to it, a session with it.
     async fn come_back(&mut self) -> anyhow::Result<()> {
         let places = gateway::namespaces(&self.access, &self.cluster);
-        let found = self.cluster.find_gateway(&places).await?;
+        let found = self.find_gateway(&places).await?;
         let found = found.with_context(|| {
             format!(
                 "there is no gateway in namespace {} any more",
@@ -253,6 +253,20 @@ impl Keeper {
             self.driver.tell(Command::Api(api)).await;
         }
         Ok(())
+    }
+
+    /// The pod of the session's name, if it is ready: with several gateways others may share what the session has there. Else
+    /// the best one.
+    async fn find_gateway(&self, places: &[&str]) -> Result<Option<GatewayPod>, ClusterError> {
+        let own = &self.gateway;
+        if places.contains(&own.namespace.as_str()) {
+            let pods = self.cluster.gateway_pods(&own.namespace).await;
+            let mut pods = pods.unwrap_or_default().into_iter();
+            if let Some(same) = pods.find(|pod| pod.name == own.name && pod.ready) {
+                return Ok(Some(same));
+            }
+        }
+        self.cluster.find_gateway(places).await
     }
 
     async fn until_ready(&self, namespace: &str) -> Result<GatewayPod, ClusterError> {

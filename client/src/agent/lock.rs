@@ -26,13 +26,19 @@ pub(crate) struct Holder {
     pub(crate) namespace: String,
     /// The API server's URL.
     pub(crate) server: String,
+    /// The Service of an exposure.
+    #[serde(default)]
+    pub(crate) service: Option<String>,
+    /// The fingerprint of an exposure's session: who comes after a dead one may take its place.
+    #[serde(default)]
+    pub(crate) fingerprint: Option<String>,
 }
 
 /// A lock that is held as long as this value lives.
 #[derive(Debug)]
 pub(crate) struct Lock {
     path: PathBuf,
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -44,11 +50,11 @@ impl Lock {
     pub(crate) fn take(path: PathBuf, holder: &Holder) -> anyhow::Result<Option<Self>> {
         let taken = Self::open(&path, holder)
             .with_context(|| format!("the lock {} cannot be taken", path.display()))?;
-        Ok(taken.map(|file| Self { path, _file: file }))
+        Ok(taken.map(|file| Self { path, file }))
     }
 
     fn open(path: &Path, holder: &Holder) -> anyhow::Result<Option<File>> {
-        let mut file = File::options()
+        let file = File::options()
             .read(true)
             .write(true)
             .create(true)
@@ -60,10 +66,18 @@ impl Lock {
             Err(Errno::WOULDBLOCK) => return Ok(None),
             Err(error) => return Err(error.into()),
         }
-        file.set_len(0)?;
-        file.rewind()?;
-        file.write_all(&serde_json::to_vec(holder)?)?;
+        write(&file, holder)?;
         Ok(Some(file))
+    }
+
+    /// Says anew who holds it.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub(crate) fn note(&self, holder: &Holder) -> anyhow::Result<()> {
+        write(&self.file, holder)
+            .with_context(|| format!("the lock {} cannot be written", self.path.display()))
     }
 
     /// Ends the lock and removes its file.
@@ -71,6 +85,13 @@ impl Lock {
         // Removed while still held: whoever opens the path now gets a new file.
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+fn write(mut file: &File, holder: &Holder) -> anyhow::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(&serde_json::to_vec(holder)?)?;
+    Ok(())
 }
 
 /// What a lock file tells.
@@ -111,6 +132,8 @@ mod tests {
             context: "c".into(),
             namespace: "n".into(),
             server: "s".into(),
+            service: None,
+            fingerprint: None,
         }
     }
 
@@ -132,6 +155,12 @@ mod tests {
         let path = directory.path().join("x.lock");
         drop(Lock::take(path.clone(), &holder()).unwrap().unwrap());
         assert_eq!(look(&path), Held::Dead(Some(holder())));
-        assert!(Lock::take(path, &holder()).unwrap().is_some());
+        let lock = Lock::take(path.clone(), &holder()).unwrap().unwrap();
+        let named = Holder {
+            fingerprint: Some("f".into()),
+            ..holder()
+        };
+        lock.note(&named).unwrap();
+        assert_eq!(look(&path), Held::Alive(Some(named)));
     }
 }

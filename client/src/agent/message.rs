@@ -12,6 +12,7 @@ use kvpn_client_core::CarrierChoice;
 use kvpn_k8s::{DatapathChoice, KubeOptions};
 use serde::{Deserialize, Serialize};
 
+use crate::agent::exposure::Wanted;
 use crate::agent::places::{Places, SessionName};
 use crate::agent::report::SessionReport;
 use crate::cli::failure::Failure;
@@ -26,6 +27,8 @@ pub(crate) const MAX_LINE: usize = 1 << 20;
 pub(crate) enum Request {
     /// Hold this session. Only on standard input; followed as with `Follow`.
     Start(Box<Start>),
+    /// Expose this Service. Only on standard input; followed as with `Follow`.
+    Expose(Box<Wanted>),
     /// One [`Reply::Report`].
     Status,
     /// Steps and notes until [`Reply::Connected`], [`Reply::Failed`] or [`Reply::Ended`].

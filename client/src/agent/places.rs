@@ -49,6 +49,11 @@ impl SessionName {
         ))
     }
 
+    /// The name of an exposure: `CONTEXT.NAMESPACE.SERVICE`. Services have no dots either.
+    pub(crate) fn of_exposure(context: &str, namespace: &str, service: &str) -> Self {
+        Self::of(context, &format!("{namespace}.{service}"))
+    }
+
     /// The name as text.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
@@ -124,6 +129,14 @@ impl Places {
             (Some(_) | None, _) => state.join("run"),
         };
         Self { run, state }
+    }
+
+    /// The same for exposures, which are no sessions in the sense of `kvpn status`.
+    pub(crate) fn of_exposures(&self) -> Self {
+        Self {
+            run: self.run.join("expose"),
+            state: self.state.join("expose"),
+        }
     }
 
     /// The session's control socket.

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnetwork::IpNetwork;
+use kvpn_wire::control::ExposedPort;
+use kvpn_wire::exposure::Traffic;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::places::SessionName;
@@ -48,6 +50,9 @@ pub(crate) struct SessionReport {
     /// What was changed on this machine.
     #[serde(default)]
     pub(crate) network: Option<NetworkReport>,
+    /// What it exposes, if that is what it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) exposure: Option<ExposureReport>,
     /// Figures.
     #[serde(default)]
     pub(crate) traffic: TrafficReport,
@@ -155,6 +160,22 @@ pub(crate) struct NetworkReport {
     pub(crate) search: Vec<String>,
     /// Domains that go to the stub.
     pub(crate) routing_domains: Vec<String>,
+}
+
+/// What a session exposes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ExposureReport {
+    /// The Service, in the session's namespace.
+    pub(crate) service: String,
+    /// Whether the Service is somebody's, whose pods it leads to otherwise.
+    pub(crate) takeover: bool,
+    /// All ports of the Service.
+    pub(crate) ports: Vec<ExposedPort>,
+    /// What goes to this machine.
+    pub(crate) traffic: Traffic,
+    /// The fingerprint of the session's key, by which the Service's annotation names it.
+    pub(crate) session: String,
 }
 
 /// Figures of a session.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use ipnetwork::IpNetwork;
 use kvpn_client_core::{Config, Names, tunnel_mtu};
-use kvpn_k8s::{Cluster, Discovery, GatewayPod};
+use kvpn_k8s::{Cluster, Discovery, GatewayPod, Purpose};
 use kvpn_wire::control::SessionGrant;
 use tokio::sync::mpsc;
 
@@ -78,7 +78,13 @@ impl Startup<'_> {
     ///
     /// What failed, on which object; the exit code is in the chain.
     pub(crate) async fn establish(mut self) -> anyhow::Result<Standing> {
-        let gateway = gateway::ready(self.cluster, &self.start.access, self.board).await?;
+        let gateway = gateway::ready(
+            self.cluster,
+            &self.start.access,
+            self.board,
+            Purpose::Connect,
+        )
+        .await?;
         let learnt = self.learn(&gateway).await?;
         let plan = self.plan(&learnt).await?;
         let names = self.names(&learnt, &plan);

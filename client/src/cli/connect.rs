@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
-use clap::builder::NonEmptyStringValueParser;
 use ipnetwork::IpNetwork;
 use kvpn_k8s::Cluster;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::agent::contact::Contact;
-use crate::agent::gateway::DEFAULT_IMAGE;
 use crate::agent::launch::{Launched, launch};
 use crate::agent::lock::{self, Held};
-use crate::agent::message::{Access, Carrier, Datapath, Kube, Offload, Reply, Request, Start};
+use crate::agent::message::{Access, Datapath, Kube, Reply, Request, Start};
 use crate::agent::places::{Places, SessionName};
 use crate::agent::report::{SessionReport, State};
 use crate::cli::Situation;
+use crate::cli::access::AccessArgs;
+use crate::cli::expose;
 use crate::cli::failure::{CONFLICT, FAILED, Failure};
 use crate::cli::progress::Display;
 use crate::helper;
@@ -39,30 +39,14 @@ pub(crate) struct ConnectArgs {
     /// Look for the gateway here (and install it here), instead of the connected namespace and `kvpn`
     #[arg(long, value_name = "NAMESPACE", value_parser = super::namespace)]
     gateway_namespace: Option<String>,
-    /// Image of a gateway that has to be installed; one of another image that nobody uses is upgraded to it
-    #[arg(long, value_name = "IMAGE", env = "KVPN_GATEWAY_IMAGE", value_parser = NonEmptyStringValueParser::new())]
-    image: Option<String>,
-    /// Never install or upgrade a gateway
-    #[arg(long)]
-    no_install: bool,
+    #[command(flatten)]
+    access: AccessArgs,
     /// Upgrade the gateway even if others use it; their sessions come back by themselves
     #[arg(long, conflicts_with = "no_install")]
     upgrade: bool,
     /// How a gateway that has to be installed reaches the cluster
     #[arg(long, value_enum, default_value_t, value_name = "DATAPATH")]
     datapath: Datapath,
-    /// What carries the tunnel
-    #[arg(long, value_enum, default_value_t, value_name = "CARRIER")]
-    carrier: Carrier,
-    /// Whether the kernel hands over and takes several packets at once
-    #[arg(
-        long,
-        value_enum,
-        default_value_t,
-        value_name = "OFFLOAD",
-        env = "KVPN_OFFLOAD"
-    )]
-    offload: Offload,
     /// Send this range into the tunnel too; may be given again
     #[arg(long, value_name = "CIDR", value_parser = range)]
     cidr: Vec<IpNetwork>,
@@ -133,15 +117,10 @@ impl ConnectArgs {
             name: self.name,
             places,
             access: Access {
-                kube: kube(situation),
                 gateway_namespace: self.gateway_namespace,
-                image_is_chosen: self.image.is_some(),
-                image: self.image.unwrap_or_else(|| DEFAULT_IMAGE.to_owned()),
-                install: !self.no_install,
                 upgrade: self.upgrade,
                 datapath: self.datapath,
-                carrier: self.carrier,
-                offload: self.offload,
+                ..self.access.access(situation)
             },
             ranges: self.cidr,
             exclude: self.exclude,
@@ -260,7 +239,7 @@ async fn join(
 }
 
 /// What came of following an agent.
-enum Outcome {
+pub(super) enum Outcome {
     Connected,
     Ended,
     Failed(Failure),
@@ -270,13 +249,13 @@ enum Outcome {
 }
 
 /// Ctrl-C and its like.
-struct Signals {
+pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Signals {
-    fn new() -> anyhow::Result<Self> {
+    pub(super) fn new() -> anyhow::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
@@ -293,7 +272,7 @@ impl Signals {
 
 /// Shows what the agent does until it is connected (with `stay`: until it ends). The first Ctrl-C asks it to end,
 /// the second one does not wait for that.
-async fn follow(
+pub(super) async fn follow(
     contact: &mut Contact,
     signals: &mut Signals,
     display: &Display,
@@ -341,7 +320,7 @@ async fn follow(
 }
 
 /// Leaves a connected agent alone; waits until any other one is gone.
-async fn finish(
+pub(super) async fn finish(
     outcome: anyhow::Result<Outcome>,
     launched: Launched,
     name: &SessionName,
@@ -366,6 +345,9 @@ async fn finish(
 }
 
 fn summary(report: &SessionReport) -> String {
+    if let Some(exposure) = &report.exposure {
+        return expose::summary(report, exposure);
+    }
     let mut lines = Vec::new();
     let SessionReport {
         context, namespace, ..

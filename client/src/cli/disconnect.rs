@@ -11,7 +11,7 @@ use crate::agent::contact::Contact;
 use crate::agent::lock::{self, Held, Holder};
 use crate::agent::message::{Reply, Request};
 use crate::agent::places::{Places, SessionName};
-use crate::cli::failure::{Failure, NOT_CONNECTED};
+use crate::cli::failure::{Failure, NOT_CONNECTED, USAGE};
 use crate::cli::progress::Display;
 use crate::cli::{Globals, Situation, output};
 use crate::helper::{self, Escalation};
@@ -23,8 +23,6 @@ const END_LIMIT: Duration = Duration::from_secs(30);
 const SIGNAL_LIMIT: Duration = Duration::from_secs(5);
 /// How often a process that ought to end is looked at.
 const LOOK: Duration = Duration::from_millis(20);
-/// Exit code for wrong usage.
-const USAGE: u8 = 2;
 
 /// End a session and put the machine's routes and names back
 ///
@@ -88,7 +86,7 @@ fn meant(places: &Places, sessions: Vec<SessionName>, globals: &Globals) -> Vec<
     sessions.into_iter().filter(is_meant).collect()
 }
 
-fn is_of(holder: &Holder, globals: &Globals) -> bool {
+pub(super) fn is_of(holder: &Holder, globals: &Globals) -> bool {
     let matches = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|it| it == is);
     matches(&globals.context, &holder.context) && matches(&globals.namespace, &holder.namespace)
 }
@@ -111,7 +109,16 @@ fn choose(sessions: &[SessionName], args: &DisconnectArgs) -> Result<Vec<Session
     }
 }
 
-async fn end(places: &Places, name: &SessionName, display: &Display) -> anyhow::Result<()> {
+/// Ends a session and waits until its process is gone.
+///
+/// # Errors
+///
+/// The process does not end, or its files cannot be removed.
+pub(super) async fn end(
+    places: &Places,
+    name: &SessionName,
+    display: &Display,
+) -> anyhow::Result<()> {
     let holder = match lock::look(&places.lock(name)) {
         Held::Absent | Held::Dead(_) => return forget(places, name),
         Held::Alive(holder) => holder,
@@ -196,7 +203,7 @@ async fn gone_within(process: &Process, limit: Duration) -> bool {
 }
 
 /// Removes the files of a session whose agent is gone.
-fn forget(places: &Places, name: &SessionName) -> anyhow::Result<()> {
+pub(super) fn forget(places: &Places, name: &SessionName) -> anyhow::Result<()> {
     for path in [places.socket(name), places.lock(name)] {
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -299,6 +306,8 @@ mod tests {
             ("c", "prod", "shop"),
         ] {
             let holder = Holder {
+                service: None,
+                fingerprint: None,
                 process: Process::current().unwrap(),
                 context: context.to_owned(),
                 namespace: namespace.to_owned(),

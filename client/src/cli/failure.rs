@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 /// Exit code: something failed.
 pub(crate) const FAILED: u8 = 1;
+/// Exit code: wrong usage.
+pub(crate) const USAGE: u8 = 2;
 /// Exit code: there is no session.
 pub(crate) const NOT_CONNECTED: u8 = 3;
 /// Exit code: the user may not do it.

@@ -6,8 +6,8 @@ use anyhow::{Context as _, bail};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand, ValueEnum};
 use kvpn_k8s::{
-    Cluster, GatewayPod, GatewaySpec, Progress, Purpose, RbacLevel, RbacSpec, Subject, UdpExposure,
-    manifest, rbac, to_yaml,
+    Cluster, Error as ClusterError, GatewayPod, GatewaySpec, Progress, Purpose, RbacLevel,
+    RbacSpec, Subject, UdpExposure, Whose, manifest, rbac, to_yaml,
 };
 use serde::Serialize;
 
@@ -24,7 +24,7 @@ use crate::cli::progress::Display;
 pub(crate) enum GatewayCommand {
     /// Install the gateway, or bring it up to date, and wait until it is ready
     Install(InstallArgs),
-    /// Remove everything that kvpn installed in the namespace
+    /// Put exposed Services back, and remove everything that kvpn installed in the namespace
     Uninstall,
     /// Print what `install` would apply, for an admin to read and apply
     Manifest(InstallArgs),
@@ -275,6 +275,7 @@ async fn uninstall(situation: &Situation) -> anyhow::Result<ExitCode> {
         "removing the gateway from namespace {}",
         cluster.namespace()
     ));
+    restore_exposed(&cluster, &display).await?;
     let uninstalled = cluster.uninstall(cluster.namespace()).await?;
     display.clear();
     for skipped in &uninstalled.skipped {
@@ -290,6 +291,33 @@ async fn uninstall(situation: &Situation) -> anyhow::Result<ExitCode> {
         output::print(&format!("removed {removed}"));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Without the gateway, Services that lead to it would lead nowhere.
+async fn restore_exposed(cluster: &Cluster, display: &Display) -> anyhow::Result<()> {
+    let namespace = cluster.namespace();
+    let exposed = match cluster.exposed_services(namespace).await {
+        Ok(exposed) => exposed,
+        Err(error @ ClusterError::Forbidden { .. }) => {
+            display.note(&format!(
+                "note: exposed Services are not put back: {error}; `kvpn list` and `kvpn restore` do that for those who may"
+            ));
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    for service in &exposed {
+        display.step(&format!(
+            "putting Service {namespace}/{} back",
+            service.name
+        ));
+        cluster
+            .restore_service(namespace, &service.name, &Whose::Everybody)
+            .await?;
+        display.note(&format!("restored Service {namespace}/{}", service.name));
+    }
+    cluster.sweep_shadows(namespace).await?;
+    Ok(())
 }
 
 async fn status(situation: &Situation, args: &StatusArgs) -> anyhow::Result<ExitCode> {

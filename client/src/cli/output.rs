@@ -47,6 +47,19 @@ pub(crate) fn rows(rows: impl IntoIterator<Item = (&'static str, String)>) -> St
     table.trim_fmt()
 }
 
+/// Columns under their heads.
+pub(crate) fn table(heads: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(heads);
+    for row in rows {
+        table.add_row(row);
+    }
+    table.trim_fmt()
+}
+
 /// Something for the user that is no result.
 pub(crate) fn tell(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");

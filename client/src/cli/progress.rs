@@ -48,6 +48,11 @@ impl Display {
         }
     }
 
+    /// Whether nothing but errors is wanted.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// The command does this now.
     pub(crate) fn step(&self, text: &str) {
         match &self.form {

@@ -124,6 +124,7 @@ fn without_agent(places: &Places, name: &SessionName, held: Held) -> Option<Sess
         context,
         namespace,
         server,
+        ..
     } = holder;
     Some(SessionReport {
         name: name.clone(),
@@ -140,6 +141,7 @@ fn without_agent(places: &Places, name: &SessionName, held: Held) -> Option<Sess
         carriers: Vec::new(),
         offload: None,
         network: None,
+        exposure: None,
         traffic: TrafficReport::default(),
         notes: Vec::new(),
     })

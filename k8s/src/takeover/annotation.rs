@@ -3,9 +3,13 @@
 //! A gateway that starts again finds its exposures here, so that all it needs to listen is inside. Fields are added, never
 //! renamed; what cannot be read is left alone, by everybody.
 
+use k8s_openapi::jiff::Timestamp;
 use kvpn_wire::{control::Expose, exposure::Protocol};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 /// Key of the annotation.
 pub const ANNOTATION: &str = "kvpn.dev/exposure";
@@ -88,6 +92,19 @@ impl Owner {
             name => name,
         }
     }
+
+    /// How long it has exposed the Service; `None` when that is in no form that can be read. Clocks differ: never negative.
+    pub fn age(&self, now: SystemTime) -> Option<Duration> {
+        let since: Timestamp = self.since.parse().ok()?;
+        Some(now.duration_since(since.into()).unwrap_or_default())
+    }
+}
+
+/// A moment as [`Owner::since`] has it: RFC 3339, in whole seconds, UTC.
+pub fn since(now: SystemTime) -> String {
+    // A clock outside the years that a timestamp has is nobody's.
+    let now = Timestamp::try_from(now).unwrap_or(Timestamp::UNIX_EPOCH);
+    format!("{now:.0}")
 }
 
 /// An annotation that this build cannot read.
@@ -164,4 +181,26 @@ pub(super) fn gateway_selector(pod: &str) -> BTreeMap<String, String> {
     .into_iter()
     .map(|(key, value)| (key.to_owned(), value.to_owned()))
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_age_is_that_of_the_moment_written_down() {
+        let began = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_280_400_700);
+        let owner = |since: String| Owner {
+            session: String::new(),
+            since,
+            expose: serde_json::from_str(r#"{"ports":[]}"#).unwrap(),
+        };
+        let text = since(began);
+        assert!(text.ends_with('Z') && text.len() == 20, "{text}");
+        let later = began + Duration::from_secs(61);
+        let age = owner(text).age(later).unwrap();
+        assert_eq!(age.as_secs(), 61);
+        assert_eq!(owner(since(later)).age(began), Some(Duration::ZERO));
+        assert_eq!(owner("yesterday".into()).age(later), None);
+    }
 }

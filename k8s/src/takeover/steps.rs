@@ -274,7 +274,7 @@ impl Cluster {
         Ok(removed)
     }
 
-    async fn all_services(&self, namespace: &str) -> Result<Vec<Object>, Error> {
+    pub(super) async fn all_services(&self, namespace: &str) -> Result<Vec<Object>, Error> {
         let api = self.services(namespace).await?;
         let call = Call::namespaced("list", SERVICES, namespace);
         let list = self.run(&call, api.list(&ListParams::default())).await?;

@@ -124,6 +124,15 @@ impl Cluster {
             .collect())
     }
 
+    /// The exposed Services of a namespace, as they are now, by name.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`], [`Error::Unreachable`].
+    pub async fn exposed_services(&self, namespace: &str) -> Result<Vec<ExposedService>, Error> {
+        let services = self.all_services(namespace).await?;
+        Ok(services.iter().filter_map(ExposedService::of).collect())
+    }
+
     /// The exposed Services of a namespace: all at first, then each change. Heals itself after lost connections; ends after an
     /// error that waiting does not cure ([`Error::Forbidden`] without the right to watch Services).
     pub fn watch_exposures(

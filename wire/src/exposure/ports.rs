@@ -64,8 +64,9 @@ impl fmt::Display for ServicePort {
     }
 }
 
-/// One `PORT[:SERVICE-PORT][/tcp|/udp]` of the command line.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// One `PORT[:SERVICE-PORT][/tcp|/udp]` of the command line; in JSON the same text.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct PortMapping {
     /// The port of 127.0.0.1 on the laptop, 1 to 65535.
     pub laptop: u16,
@@ -73,6 +74,20 @@ pub struct PortMapping {
     pub service: Option<ServicePort>,
     /// What is spoken, if it is said: else what the Service says, or TCP.
     pub protocol: Option<Protocol>,
+}
+
+impl TryFrom<String> for PortMapping {
+    type Error = BadArgument;
+
+    fn try_from(text: String) -> Result<Self, BadArgument> {
+        text.parse()
+    }
+}
+
+impl From<PortMapping> for String {
+    fn from(mapping: PortMapping) -> Self {
+        mapping.to_string()
+    }
 }
 
 impl FromStr for PortMapping {

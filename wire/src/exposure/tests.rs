@@ -199,7 +199,11 @@ fn ports_are_written_as_in_the_manual() {
         }
     );
     for text in ["8080", "8080:80", "8080:http", "9090:9090/udp", "53/tcp"] {
-        assert_eq!(port(text).unwrap().to_string(), text);
+        let mapping = port(text).unwrap();
+        assert_eq!(mapping.to_string(), text);
+        let json = serde_json::to_string(&mapping).unwrap();
+        assert_eq!(json, format!("{text:?}"));
+        assert_eq!(serde_json::from_str::<PortMapping>(&json).unwrap(), mapping);
     }
     for text in [
         "", "0", "65536", "+80", "8080:", ":80", "8080:0", "80/sctp", "80:80:80", "80:HTTP", "a:80",

@@ -358,6 +358,8 @@ async fn exposed_services_are_told_as_they_come_and_go() {
     };
     let now = ours.cluster().exposed_service("demo", "web").await.unwrap();
     assert_eq!(now.as_ref(), Some(&all[0]));
+    let listed = ours.cluster().exposed_services("demo").await.unwrap();
+    assert_eq!(&listed, all);
     assert_eq!(
         (all.len(), all[0].name.as_str(), all[0].swapped),
         (1, "web", true)

@@ -1,0 +1,233 @@
+//! The foreground of an exposure: steps, then requests as they come, the command beside it, and the user's signals.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use rustix::process::Signal;
+use serde::Serialize;
+use tokio::process::Child;
+use tokio::signal::unix::{self, SignalKind};
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::{Notify, mpsc};
+
+use crate::agent::board::{Board, End};
+use crate::agent::exposure::LiveEvent;
+use crate::agent::message::Reply;
+use crate::agent::report::{ExposureReport, SessionReport};
+use crate::cli::expose::{ViewFormat, command, text};
+use crate::cli::output;
+use crate::cli::progress::Display;
+
+/// What the user sees, and what the user's keys do.
+pub(super) struct View {
+    board: Arc<Board>,
+    reply_rx: broadcast::Receiver<Reply>,
+    display: Arc<Display>,
+    /// Has the end not wait for connections.
+    hurry: Arc<Notify>,
+    format: ViewFormat,
+    command: Vec<OsString>,
+    child: Option<Child>,
+    signals: Signals,
+    /// Whether the end was wanted once already.
+    ending: bool,
+    code: u8,
+}
+
+struct Signals {
+    interrupt: unix::Signal,
+    terminate: unix::Signal,
+    hangup: unix::Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            interrupt: unix::signal(SignalKind::interrupt())?,
+            terminate: unix::signal(SignalKind::terminate())?,
+            hangup: unix::signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.interrupt.recv() => Signal::INT,
+            _ = self.terminate.recv() => Signal::TERM,
+            _ = self.hangup.recv() => Signal::HUP,
+        }
+    }
+}
+
+/// What frames the events, with `-o json`.
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "camelCase")]
+enum Frame<'a> {
+    Exposed {
+        namespace: &'a str,
+        #[serde(flatten)]
+        exposure: &'a ExposureReport,
+    },
+    Ended {
+        reason: Option<&'a str>,
+        notes: &'a [String],
+    },
+}
+
+impl View {
+    /// A view of an exposure that is about to begin.
+    ///
+    /// # Errors
+    ///
+    /// Signals cannot be caught.
+    pub(super) fn new(
+        board: Arc<Board>,
+        display: Arc<Display>,
+        hurry: Arc<Notify>,
+        format: ViewFormat,
+        command: Vec<OsString>,
+    ) -> anyhow::Result<Self> {
+        let (_, reply_rx) = board.follow();
+        Ok(Self {
+            board,
+            reply_rx,
+            display,
+            hurry,
+            format,
+            command,
+            child: None,
+            signals: Signals::new()?,
+            ending: false,
+            code: 0,
+        })
+    }
+
+    /// Shows what happens until all is over; the exit code.
+    pub(super) async fn show(mut self, mut live_rx: mpsc::Receiver<LiveEvent>) -> ExitCode {
+        loop {
+            tokio::select! {
+                reply = self.reply_rx.recv() => match reply {
+                    Ok(reply) => if self.hear(&reply) { break },
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => break,
+                },
+                Some(event) = live_rx.recv() => self.show_event(&event),
+                status = wait(&mut self.child) => self.command_ended(status),
+                signal = self.signals.next() => self.caught(signal),
+            }
+        }
+        self.display.clear();
+        if let Some(child) = self.child.take() {
+            command::end(child).await;
+        }
+        ExitCode::from(self.code)
+    }
+
+    /// Tells what happened; whether that was the last word.
+    fn hear(&mut self, reply: &Reply) -> bool {
+        match reply {
+            Reply::Step { text } => self.display.step(text),
+            Reply::Note { text } => self.display.note(&format!("note: {text}")),
+            Reply::Connected(report) => self.begun(report),
+            Reply::Failed(_) => return true,
+            Reply::Ended { reason, notes } => {
+                self.display.clear();
+                for note in notes {
+                    output::tell(&format!("note: {note}"));
+                }
+                self.frame(&Frame::Ended {
+                    reason: reason.as_deref(),
+                    notes,
+                });
+                return true;
+            }
+            Reply::Occupied | Reply::Report(_) => {}
+        }
+        false
+    }
+
+    fn begun(&mut self, report: &SessionReport) {
+        self.display.clear();
+        let Some(exposure) = &report.exposure else {
+            return;
+        };
+        if self.format == ViewFormat::Text {
+            self.say(&text::summary(report, exposure));
+        }
+        self.frame(&Frame::Exposed {
+            namespace: &report.namespace,
+            exposure,
+        });
+        if self.command.is_empty() {
+            return;
+        }
+        match command::start(&self.command, report) {
+            Ok(child) => self.child = Some(child),
+            Err(failure) => {
+                output::complain(&failure);
+                self.code = failure.code;
+                self.end();
+            }
+        }
+    }
+
+    /// A line of the view. The command's own output has stdout for itself.
+    fn say(&self, text: &str) {
+        if self.command.is_empty() {
+            self.display.result(text);
+        } else if !self.display.is_quiet() {
+            output::tell(text);
+        }
+    }
+
+    fn frame(&self, frame: &Frame<'_>) {
+        if self.format == ViewFormat::Json
+            && let Ok(line) = serde_json::to_string(frame)
+        {
+            self.say(&line);
+        }
+    }
+
+    fn show_event(&self, event: &LiveEvent) {
+        match self.format {
+            ViewFormat::Text => self.say(&text::line(event)),
+            ViewFormat::Json => {
+                if let Ok(line) = serde_json::to_string(event) {
+                    self.say(&line);
+                }
+            }
+        }
+    }
+
+    fn command_ended(&mut self, status: std::io::Result<std::process::ExitStatus>) {
+        self.child = None;
+        self.code = status.map_or(crate::cli::failure::FAILED, command::code);
+        self.end();
+    }
+
+    /// A command gets the terminal's Ctrl-C itself, and decides; other signals are passed on to it.
+    fn caught(&mut self, signal: Signal) {
+        match &self.child {
+            Some(_) if signal == Signal::INT => {}
+            Some(child) => command::signal(child, signal),
+            None => self.end(),
+        }
+    }
+
+    /// Wants the end; the second time at once.
+    fn end(&mut self) {
+        if self.ending {
+            self.hurry.notify_one();
+        }
+        self.ending = true;
+        self.board.end(End::Wanted);
+    }
+}
+
+/// The end of the command, if there is one.
+async fn wait(child: &mut Option<Child>) -> std::io::Result<std::process::ExitStatus> {
+    match child {
+        Some(child) => child.wait().await,
+        None => std::future::pending().await,
+    }
+}
