@@ -40,11 +40,7 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: UdpSocket) {
             continue;
         };
         clients.retain(|_, datagram_tx| !datagram_tx.is_closed());
-        let Some(counted) = shared
-            .connections
-            .enter_below(shared.settings.limits.udp_clients)
-        else {
-            shared.refused.fetch_add(1, Ordering::Relaxed);
+        let Some(counted) = shared.enter(shared.settings.limits.udp_clients) else {
             continue;
         };
         let (datagram_tx, datagram_rx) = mpsc::channel(WAITING);
