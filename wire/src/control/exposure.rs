@@ -305,7 +305,7 @@ pub struct RequestEvent {
     pub port: u16,
     /// The method.
     pub method: String,
-    /// The path with its query, cut at 1,024 bytes.
+    /// The path, without the query (which may hold secrets), cut at 1,024 characters.
     pub path: String,
     /// The answer's status; `None` when there was no answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
