@@ -203,7 +203,13 @@ impl Association {
                         // A client that has gone is told by nobody, and UDP promises nothing.
                         drop(self.socket.send_to(answer, self.client).await);
                     }
-                    Err(error) => ok_after_answer(error, &mut unanswered)?,
+                    Err(error) => {
+                        let is_over = error.kind() == io::ErrorKind::BrokenPipe;
+                        ok_after_answer(error, &mut unanswered)?;
+                        if is_over {
+                            return Ok(End::Closed);
+                        }
+                    }
                 },
                 () = tokio::time::sleep(self.shared.settings.limits.udp_idle) => return Ok(End::Idle),
             }
