@@ -88,7 +88,6 @@ struct Association {
 /// Why a way is left.
 enum End {
     Idle,
-    /// Nobody asks any more, or nobody answers any more.
     Closed,
     /// Nobody listens there: what was sent and never answered.
     Refused(Vec<Bytes>),
@@ -185,22 +184,16 @@ impl Association {
         // What might have to be sent again, elsewhere; given up with the first answer.
         let mut unanswered = Some(Vec::new());
         for datagram in first {
-            if let Err(error) = self.send(way, counters, &datagram, &mut unanswered).await {
-                return refused(error, unanswered);
-            }
+            self.send(way, counters, &datagram, &mut unanswered).await?;
         }
         let mut buffer = vec![0; LARGEST];
         loop {
             let mut answer = ReadBuf::new(&mut buffer);
             tokio::select! {
-                datagram = datagram_rx.recv() => {
-                    let Some(datagram) = datagram else {
-                        return Ok(End::Closed);
-                    };
-                    if let Err(error) = self.send(way, counters, &datagram, &mut unanswered).await {
-                        return refused(error, unanswered);
-                    }
-                }
+                datagram = datagram_rx.recv() => match datagram {
+                    Some(datagram) => self.send(way, counters, &datagram, &mut unanswered).await?,
+                    None => return Ok(End::Closed),
+                },
                 received = poll_fn(|cx| way.poll_recv(cx, &mut answer)) => match received {
                     Ok(()) => {
                         unanswered = None;
@@ -210,7 +203,13 @@ impl Association {
                         // A client that has gone is told by nobody, and UDP promises nothing.
                         drop(self.socket.send_to(answer, self.client).await);
                     }
-                    Err(error) => return refused(error, unanswered),
+                    Err(error) => {
+                        let is_over = error.kind() == io::ErrorKind::BrokenPipe;
+                        ok_after_answer(error, &mut unanswered)?;
+                        if is_over {
+                            return Ok(End::Closed);
+                        }
+                    }
                 },
                 () = tokio::time::sleep(self.shared.settings.limits.udp_idle) => return Ok(End::Idle),
             }
@@ -223,7 +222,7 @@ impl Association {
         counters: &Counters,
         datagram: &Bytes,
         unanswered: &mut Option<Vec<Bytes>>,
-    ) -> io::Result<()> {
+    ) -> Result<(), (io::Error, Vec<Bytes>)> {
         if let Some(unanswered) = unanswered
             && unanswered.len() < WAITING
         {
@@ -233,19 +232,21 @@ impl Association {
         counters
             .sent
             .fetch_add(datagram.len() as u64, Ordering::Relaxed);
-        poll_fn(|cx| way.poll_send(cx, datagram)).await.map(drop)
+        match poll_fn(|cx| way.poll_send(cx, datagram)).await {
+            Ok(_) => Ok(()),
+            Err(error) => ok_after_answer(error, unanswered),
+        }
     }
 }
 
-/// A way that fails is over, and goes on failing. What was never answered goes elsewhere; a client that had answers is forgotten, and
-/// its next datagram finds a way of its own.
-fn refused(
+/// A program that has answered and then refuses is being restarted: its client goes on sending to it.
+fn ok_after_answer(
     error: io::Error,
-    unanswered: Option<Vec<Bytes>>,
-) -> Result<End, (io::Error, Vec<Bytes>)> {
-    match unanswered {
+    unanswered: &mut Option<Vec<Bytes>>,
+) -> Result<(), (io::Error, Vec<Bytes>)> {
+    match unanswered.take() {
         Some(unanswered) => Err((error, unanswered)),
-        None => Ok(End::Closed),
+        None => Ok(()),
     }
 }
 

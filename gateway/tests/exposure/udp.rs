@@ -123,36 +123,6 @@ async fn what_the_laptop_refuses_the_origin_gets() {
     assert!(record.complete);
 }
 
-/// A program that is being restarted: its client is not held to a way that is over.
-#[tokio::test]
-async fn who_answers_and_then_refuses_loses_the_client_to_the_origin() {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let places = [
-        (laptop("ana"), socket.local_addr().unwrap()),
-        (Target::Origin, server("origin").await),
-    ];
-    let stage = Stage::udp([everything("ana")], places, Limits::default()).await;
-    let client = client(&stage).await;
-    client.send(b"1").await.unwrap();
-    let mut buffer = [0; 2000];
-    let (_, from) = soon(socket.recv_from(&mut buffer)).await.unwrap();
-    socket.send_to(b"ana:1:1", from).await.unwrap();
-    assert_eq!(hear(&client).await.0, "ana");
-    drop(socket);
-    // The socket tells of the refusal when it is used again.
-    until("the client is forgotten", || {
-        let is_forgotten = stage.exposure.gauges().connections == 0;
-        if !is_forgotten {
-            client.try_send(b"2").unwrap();
-        }
-        is_forgotten
-    })
-    .await;
-    client.send(b"3").await.unwrap();
-    let (name, _, datagram) = ask(&client, "4").await;
-    assert_eq!((name.as_str(), datagram.as_str()), ("origin", "3"));
-}
-
 #[tokio::test]
 async fn without_fallback_nobody_answers() {
     let mut ana = everything("ana");
