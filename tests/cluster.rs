@@ -20,5 +20,7 @@ mod policy;
 mod reach;
 #[path = "cluster/acceptance/rights.rs"]
 mod rights;
+#[path = "cluster/acceptance/run.rs"]
+mod run;
 #[path = "cluster/acceptance/session.rs"]
 mod session;

@@ -12,10 +12,11 @@ mod netns;
 mod netns_dns;
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use kvpn::outcome::eventually;
+use kvpn::outcome::{Outcome, eventually};
 use netns::{Agent, Sandbox, pause, session};
 use netns_dns::Stub;
 use rustix::process::Signal;
@@ -637,4 +638,64 @@ fn the_box_ends_without_a_trace() {
     let before = mounts();
     drop(Sandbox::start("trace", &[]));
     assert_eq!(mounts(), before);
+}
+
+#[test]
+fn without_any_privilege_a_network_of_its_own_stands() {
+    let sandbox = Sandbox::start("own", &[]);
+    sandbox
+        .shell("echo 'hosts: files resolve [!UNAVAIL=return] dns' > /etc/nsswitch.conf; mkdir /run/nscd; touch /run/nscd/socket")
+        .ok();
+    let before = sandbox.traces();
+    let mut agent = Agent::start_own(&sandbox);
+    let beside = Agent::start_own(&sandbox);
+    let answer = agent.configure(&session());
+    assert_eq!(
+        (&answer["name"], &answer["dnsBackend"]),
+        (&json!("kvpn0"), &json!("own resolv.conf"))
+    );
+    let said = agent
+        .inside(
+            &sandbox,
+            "ip -o addr; ip route; cat /etc/resolv.conf /etc/nsswitch.conf; wc -c /run/nscd/socket; ping -c1 -W2 127.0.0.1; \
+             grep -E '^(Uid|CapEff|Groups)' /proc/self/status",
+        )
+        .ok();
+    said.says(&[
+        "198.19.0.2/32",
+        "10.96.0.0/16 dev kvpn0",
+        "search default.svc.cluster.local svc.cluster.local",
+        "nameserver 198.19.0.3",
+        "hosts: files dns",
+        "1 received",
+    ]);
+    // Nobody else has it: not the machine, not the next one.
+    let other = beside
+        .inside(&sandbox, "ip -o link; cat /etc/resolv.conf")
+        .ok();
+    assert!(
+        !other.stdout.contains("kvpn0") && !other.stdout.contains("198.19.0.3"),
+        "{other}"
+    );
+    assert!(!sandbox.traces().contains("kvpn0"));
+    drop(agent);
+    drop(beside);
+    assert_as_before(&sandbox, &before, "the agents' end");
+}
+
+#[test]
+fn where_user_namespaces_are_off_the_remedy_is_told() {
+    let sandbox = Sandbox::start("own-off", &[]);
+    // In a user namespace of its own, so that the machine's setting stays.
+    let line = "echo 0 > /proc/sys/user/max_user_namespaces && exec /run/kvpn-program helper --own";
+    let (_agent, theirs) = UnixStream::pair().unwrap();
+    let words = ["unshare", "--user", "--map-root-user", "sh", "-c", line];
+    let mut command = sandbox.unprivileged(&words);
+    let refused = Outcome::of(command.stdin(OwnedFd::from(theirs))).fails_with(1);
+    let failure: Value = serde_json::from_str(&refused.stdout).unwrap();
+    let hint = failure["hint"].as_str().unwrap();
+    assert!(
+        hint.contains("sudo sysctl user.max_user_namespaces=10000"),
+        "{failure}"
+    );
 }

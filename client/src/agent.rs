@@ -42,14 +42,14 @@ use anyhow::{Context as _, bail};
 use futures::{SinkExt as _, StreamExt as _};
 use kvpn_k8s::Cluster;
 use kvpn_wire::control::SESSION_PATH;
-use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::board::{Board, End};
 use crate::agent::control::{Caller, Control, Lines};
-use crate::agent::driver::Figures;
+use crate::agent::driver::{Figures, Handle};
 use crate::agent::keeper::{Keeper, Routing};
 use crate::agent::lock::{Holder, Lock};
 use crate::agent::message::{Reply, Request, Start};
@@ -196,6 +196,9 @@ impl Agent {
             },
         );
         let signals = tokio::spawn(end_on_signals(Arc::clone(&self.board)));
+        if let Some(program) = self.start.program.clone() {
+            tokio::spawn(end_with(program, Arc::clone(&self.board)));
+        }
         let startup = Startup {
             cluster: &self.cluster,
             start: &self.start,
@@ -224,6 +227,7 @@ impl Agent {
         helper: HelperConnection,
         control: &mut Control,
     ) -> (Result<Option<String>, Failure>, Option<HelperConnection>) {
+        let driver = standing.driver.clone();
         let (peer_tx, peer_rx) = watch::channel(Peer::new(&standing.gateway, &standing.keys.grant));
         let changed = Arc::new(Notify::new());
         let changes = tokio::spawn(changes::watch(
@@ -271,7 +275,7 @@ impl Agent {
         keeper.abort();
         changes.abort();
         let peer = peer_rx.borrow().clone();
-        say_goodbye(&peer).await;
+        say_goodbye(&peer, &driver).await;
         stop.cancel();
         let reason = match end {
             End::Wanted => None,
@@ -293,6 +297,10 @@ impl Agent {
             None => Vec::new(),
         };
         let _ = std::fs::remove_file(self.start.places.socket(&self.name));
+        if self.start.program.is_some() && outcome.is_ok() {
+            // One for each program would pile up.
+            let _ = std::fs::remove_file(self.start.places.log(&self.name));
+        }
         self.lock.release();
         let (reply, code) = match outcome {
             Ok(reason) => (Reply::Ended { reason, notes }, ExitCode::SUCCESS),
@@ -353,11 +361,22 @@ async fn end_on_signals(board: Arc<Board>) {
     board.end(End::Wanted);
 }
 
+/// Ends the session with the program that has it.
+async fn end_with(program: Process, board: Arc<Board>) {
+    if let Err(error) = program.ended().await {
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "the program cannot be watched"
+        );
+    }
+    board.end(End::Wanted);
+}
+
 /// Ends the session at the gateway, through the tunnel, so that its address is free and the gateway idle.
-async fn say_goodbye(peer: &Peer) {
+async fn say_goodbye(peer: &Peer, driver: &Handle) {
     let Ok(control) = peer.control() else { return };
     let goodbye = tokio::time::timeout(GOODBYE_LIMIT, async {
-        let stream = TcpStream::connect(control).await?;
+        let stream = driver.dial(control).await?;
         http::ask(stream, Method::DELETE, SESSION_PATH).await
     });
     match goodbye.await {

@@ -17,6 +17,7 @@ pub(crate) mod manual;
 pub(crate) mod output;
 pub(crate) mod progress;
 pub(crate) mod restore;
+pub(crate) mod run;
 pub(crate) mod status;
 pub(crate) mod unexpose;
 pub(crate) mod user;
@@ -102,6 +103,7 @@ pub(crate) enum Command {
     Gateway(gateway::GatewayCommand),
     Doctor(doctor::DoctorArgs),
     Env(env::EnvArgs),
+    Run(run::RunArgs),
     Completion(manual::CompletionArgs),
     Man(manual::ManArgs),
     /// The privileged process that opens the TUN and sets routes and names (started by `connect`)
@@ -121,6 +123,9 @@ pub(crate) struct HelperArgs {
     /// Serve: the helper starts itself again like this, detached from the terminal
     #[arg(long, conflicts_with = "undo")]
     pub(crate) serve: bool,
+    /// Serve one program's own network, unprivileged, in namespaces made for it
+    #[arg(long, conflicts_with_all = ["undo", "serve"])]
+    pub(crate) own: bool,
 }
 
 /// What a command knows besides its own options.
@@ -154,7 +159,8 @@ pub(crate) fn run(parsed: Cli) -> anyhow::Result<ExitCode> {
         | Command::List(_)
         | Command::Gateway(_)
         | Command::Doctor(_)
-        | Command::Env(_) => {}
+        | Command::Env(_)
+        | Command::Run(_) => {}
     }
     let environment = Environment::read()?;
     let user = User::of_caller(&environment)?;
@@ -177,6 +183,7 @@ pub(crate) fn run(parsed: Cli) -> anyhow::Result<ExitCode> {
         Command::Gateway(command) => block_on(gateway::run(situation, command)),
         Command::Doctor(args) => block_on(doctor::run(situation, args)),
         Command::Env(args) => block_on(env::run(situation, args)),
+        Command::Run(args) => run::run(situation, args),
         Command::Completion(_) | Command::Man(_) | Command::Helper(_) | Command::Agent => {
             Ok(ExitCode::SUCCESS)
         }
@@ -195,6 +202,7 @@ fn runs_plugins(command: &Command) -> bool {
             | Command::Restore(_)
             | Command::List(_)
             | Command::Env(_)
+            | Command::Run(_)
     )
 }
 
@@ -203,7 +211,19 @@ fn run_helper(args: &HelperArgs) -> anyhow::Result<ExitCode> {
         crate::helper::undo_leftovers()?;
         return Ok(ExitCode::SUCCESS);
     }
+    if args.own {
+        return run_own_helper();
+    }
     crate::helper::run(args.serve)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What failed goes to who started it, as a document: it tells the user.
+fn run_own_helper() -> anyhow::Result<ExitCode> {
+    if let Err(error) = crate::helper::run_own() {
+        output::print_json(&failure::Failure::of(&error))?;
+        return Ok(ExitCode::FAILURE);
+    }
     Ok(ExitCode::SUCCESS)
 }
 

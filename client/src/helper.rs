@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -18,13 +18,16 @@ use crate::os::platform::{self, STATE_FOLDER};
 mod channel;
 mod connection;
 mod journal;
+mod own;
 pub(crate) mod protocol;
 mod server;
 mod spawn;
 mod validate;
 
 pub(crate) use connection::{Configured, HelperConnection};
+pub(crate) use own::{OwnHelper, spawn_own};
 pub(crate) use protocol::{DnsBackend, DnsConfig, NetworkConfig};
+use server::Place;
 pub(crate) use spawn::{Escalation, spawn};
 pub(crate) use validate::limits as range_limits;
 
@@ -95,7 +98,29 @@ fn serve() -> Result<()> {
     // Fails when this process leads a session already; then it is detached as well.
     let _ = setsid();
     let socket = stdin()?;
-    runtime()?.block_on(server::serve(socket, Path::new(STATE_FOLDER)))
+    let place = Place::Machine(PathBuf::from(STATE_FOLDER));
+    runtime()?.block_on(server::serve(socket, place))
+}
+
+/// The whole of `kvpn helper --own`: makes a network for one program, without privileges, and serves the agent at its
+/// standard input there. Must be called outside of any runtime.
+///
+/// # Errors
+/// The system does not allow it; then standard output has the [`Failure`](crate::cli::failure::Failure), else nothing.
+pub(crate) fn run_own() -> Result<()> {
+    let socket = stdin()?;
+    let unshared = platform::unshare().map_err(own::explain)?;
+    // The terminal's signals and its end are the program's.
+    let _ = setsid();
+    let nothing = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&nothing)?;
+    rustix::stdio::dup2_stderr(&nothing)?;
+    // Whoever waits at the other end knows now that the namespaces stand.
+    rustix::stdio::dup2_stdout(&nothing)?;
+    runtime()?.block_on(server::serve(socket, Place::Own(unshared)))
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {

@@ -20,16 +20,18 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::commands::{Commands, Unanswered};
-use crate::exposure::{Counters, Record};
+use crate::exposure::{Counters, Record, Room};
 use dial::{Laptop, Origin};
 pub(crate) use kubernetes::Kubernetes;
-use port::Port;
+use port::{Port, Ways};
 use standby::Standby;
 pub(crate) use view::View;
 use view::Views;
 
 /// Requests that wait, and news.
 const QUEUE: usize = 1024;
+/// Open connections and UDP clients of all exposures: each holds up to 64 KiB of the pod's 512 MiB.
+const CONNECTIONS: usize = 4096;
 /// How often the drivers are asked which sessions they heard, while there are exposures.
 const LISTEN: Duration = Duration::from_secs(1);
 /// How often a port is looked for that nothing else in the pod has.
@@ -139,7 +141,7 @@ impl ServicesHandle {
 /// The task's possessions.
 pub(crate) struct Services {
     table: Exposures,
-    commands: Commands,
+    ways: Ways,
     kubernetes: Kubernetes,
     ports: BTreeMap<(ServiceKey, ListeningPort), Port>,
     origins: BTreeMap<ServiceKey, Arc<Origin>>,
@@ -150,7 +152,6 @@ pub(crate) struct Services {
     standby: Standby,
     requests: mpsc::Receiver<Request>,
     news: mpsc::Receiver<News>,
-    news_tx: mpsc::Sender<News>,
 }
 
 impl Services {
@@ -160,7 +161,11 @@ impl Services {
         let (news_tx, news) = mpsc::channel(QUEUE);
         let services = Self {
             table: Exposures::default(),
-            commands,
+            ways: Ways {
+                commands,
+                news: news_tx,
+                room: Room::new(CONNECTIONS),
+            },
             standby: Standby::new(kubernetes.clone()),
             kubernetes,
             ports: BTreeMap::new(),
@@ -170,7 +175,6 @@ impl Services {
             views: Views::default(),
             requests,
             news,
-            news_tx,
         };
         let handle = ServicesHandle {
             requests: requests_tx,
@@ -181,7 +185,7 @@ impl Services {
     /// Runs until nobody can ask any more.
     pub(crate) async fn run(mut self) {
         let mut beside = JoinSet::new();
-        beside.spawn(self.kubernetes.clone().watch(self.news_tx.clone()));
+        beside.spawn(self.kubernetes.clone().watch(self.ways.news.clone()));
         let mut listen = tokio::time::interval(LISTEN);
         listen.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -268,7 +272,7 @@ impl Services {
     /// A port that something else in the pod has is not in [`Self::ports`] afterwards.
     async fn open(&mut self, key: &ServiceKey, port: ListeningPort) {
         let origin = self.origin(key);
-        match Port::open(key, port, origin, &self.commands, &self.news_tx).await {
+        match Port::open(key, port, origin, &self.ways).await {
             Ok(opened) => {
                 self.ports.insert((key.clone(), port), opened);
             }
@@ -294,7 +298,7 @@ impl Services {
                 ExposureAction::Listen(key, port) => self.open(&key, port).await,
                 ExposureAction::Choose(key) => self.choose(&key),
                 ExposureAction::Restore(key, session) => {
-                    let (kubernetes, news) = (self.kubernetes.clone(), self.news_tx.clone());
+                    let (kubernetes, news) = (self.kubernetes.clone(), self.ways.news.clone());
                     beside.spawn(async move {
                         let whose = Whose::Session(session.clone());
                         let done = kubernetes.restore(&key, &whose).await;
@@ -345,7 +349,13 @@ impl Services {
 
     fn hear(&mut self, news: News, beside: &mut JoinSet<()>) {
         match news {
-            News::Restored(key, session, true) => self.table.ended(&key, &session, now()),
+            News::Restored(key, session, true) => {
+                self.table.ended(&key, &session, now());
+                // One that ends in good order goes on with what it has begun.
+                if let Some(index) = self.sessions.get(&session) {
+                    self.ways.commands.give_up(*index);
+                }
+            }
             News::Restored(_, _, false) => {}
             News::Changed(change) => self.changed(change, beside),
             News::Read(key, exposed) => self.read(&key, exposed.as_deref()),
@@ -402,7 +412,7 @@ impl Services {
     }
 
     fn read_again(&self, key: ServiceKey, beside: &mut JoinSet<()>) {
-        let (kubernetes, news) = (self.kubernetes.clone(), self.news_tx.clone());
+        let (kubernetes, news) = (self.kubernetes.clone(), self.ways.news.clone());
         beside.spawn(async move {
             if let Ok(exposed) = kubernetes.exposure(&key).await {
                 let exposed = exposed.map(Box::new);
@@ -439,7 +449,7 @@ impl Services {
         if asked.is_empty() {
             return;
         }
-        let (commands, news) = (self.commands.clone(), self.news_tx.clone());
+        let (commands, news) = (self.ways.commands.clone(), self.ways.news.clone());
         beside.spawn(async move {
             let (names, indices): (Vec<String>, Vec<SessionIndex>) = asked.into_iter().unzip();
             if let Ok(heard) = commands.heard(&indices).await {

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::fs;
-use std::io::{IoSliceMut, Write};
+use std::io::{IoSliceMut, Read as _, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -52,6 +52,18 @@ impl Sandbox {
         let mut command = script();
         command.args(["in", &self.name]).args(words);
         command
+    }
+
+    /// The same as a user without capabilities or a way to get any, who can run the program (as /run/kvpn-program) and open
+    /// the TUN device.
+    pub(crate) fn unprivileged(&self, words: &[&str]) -> Command {
+        let prepared = format!(
+            "[ -e /run/tun ] || {{ mknod -m 666 /run/tun c 10 200; mount --bind /run/tun /dev/net/tun; \
+             touch /run/kvpn-program; mount --bind {} /run/kvpn-program; }}",
+            program().display()
+        );
+        self.shell(&prepared).ok();
+        self.command(&[&UNPRIVILEGED, words].concat())
     }
 
     pub(crate) fn run(&self, words: &[&str]) -> Outcome {
@@ -159,6 +171,28 @@ impl Agent {
     pub(crate) fn start(sandbox: &Sandbox) -> Self {
         let (socket, theirs) = UnixStream::pair().unwrap();
         Self::spawn(sandbox, theirs).ok();
+        Self::greeted(sandbox, socket)
+    }
+
+    /// Starts a helper with a network of its own, as a user without any privilege.
+    pub(crate) fn start_own(sandbox: &Sandbox) -> Self {
+        let (socket, theirs) = UnixStream::pair().unwrap();
+        let mut command = sandbox.unprivileged(&["/run/kvpn-program", "helper", "--own"]);
+        let mut helper = command
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(command);
+        let mut said = String::new();
+        let mut stdout = helper.stdout.take().unwrap();
+        stdout.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "", "it is ready when it closes its output");
+        std::thread::spawn(move || helper.wait());
+        Self::greeted(sandbox, socket)
+    }
+
+    fn greeted(sandbox: &Sandbox, socket: UnixStream) -> Self {
         let mut agent = Self {
             socket,
             received: Vec::new(),
@@ -249,11 +283,37 @@ impl Agent {
         }
     }
 
+    /// Runs a line of shell in the helper's namespaces.
+    pub(crate) fn inside(&self, sandbox: &Sandbox, line: &str) -> Outcome {
+        let target = format!("--target={}", self.helper);
+        sandbox.run(&[
+            "nsenter",
+            &target,
+            "--user",
+            "--net",
+            "--mount",
+            "--preserve-credentials",
+            "bash",
+            "-c",
+            line,
+        ])
+    }
+
     /// Sends the helper a signal, at once.
     pub(crate) fn signal_helper(&self, signal: Signal) {
         kill_process(self.helper_outside, signal).unwrap();
     }
 }
+
+/// Nobody, without capabilities or a way to get any.
+const UNPRIVILEGED: [&str; 6] = [
+    "setpriv",
+    "--reuid=61001",
+    "--regid=61001",
+    "--clear-groups",
+    "--bounding-set=-all",
+    "--no-new-privs",
+];
 
 /// A session as the agent would ask for it: names too.
 pub(crate) fn session() -> Value {

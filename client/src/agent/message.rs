@@ -17,6 +17,7 @@ use crate::agent::places::{Places, SessionName};
 use crate::agent::report::SessionReport;
 use crate::cli::failure::Failure;
 use crate::cli::log;
+use crate::os::platform::Process;
 
 /// The longest line, in bytes.
 pub(crate) const MAX_LINE: usize = 1 << 20;
@@ -86,6 +87,9 @@ pub(crate) struct Start {
     pub(crate) dns_namespaces: Vec<String>,
     /// Whether the session ends with the command that started it.
     pub(crate) foreground: bool,
+    /// The program that alone has the session's network, if it is not the machine's; the session ends with it.
+    #[serde(default)]
+    pub(crate) program: Option<Process>,
     /// How much is logged, as with `-v`.
     pub(crate) verbose: u8,
     /// How log lines look.

@@ -49,6 +49,11 @@ impl SessionName {
         ))
     }
 
+    /// The name of the session of a program with this process id.
+    pub(crate) fn of_program(context: &str, namespace: &str, pid: u32) -> Self {
+        Self::of(context, &format!("{namespace}.{pid}"))
+    }
+
     /// The name of an exposure: `CONTEXT.NAMESPACE.SERVICE`. Services have no dots either.
     pub(crate) fn of_exposure(context: &str, namespace: &str, service: &str) -> Self {
         Self::of(context, &format!("{namespace}.{service}"))
@@ -129,6 +134,14 @@ impl Places {
             (Some(_) | None, _) => state.join("run"),
         };
         Self { run, state }
+    }
+
+    /// The same for sessions that one program has for itself: they are not the machine's.
+    pub(crate) fn of_programs(&self) -> Self {
+        Self {
+            run: self.run.join("run"),
+            state: self.state.join("run"),
+        }
     }
 
     /// The same for exposures, which are no sessions in the sense of `kvpn status`.

@@ -36,6 +36,19 @@ const LOOK: Duration = Duration::from_millis(20);
 /// for that part alone, everything else runs as you.
 #[derive(Debug, Args)]
 pub(crate) struct ConnectArgs {
+    #[command(flatten)]
+    session: SessionArgs,
+    /// Stay in the foreground and log there; Ctrl-C disconnects
+    #[arg(long)]
+    foreground: bool,
+    /// What the session is called; without it CONTEXT.NAMESPACE
+    #[arg(long, value_name = "SESSION")]
+    name: Option<SessionName>,
+}
+
+/// What a session is like, whoever has it.
+#[derive(Debug, Args)]
+pub(crate) struct SessionArgs {
     /// Look for the gateway here (and install it here), instead of the connected namespace and `kvpn`
     #[arg(long, value_name = "NAMESPACE", value_parser = super::namespace)]
     gateway_namespace: Option<String>,
@@ -56,12 +69,6 @@ pub(crate) struct ConnectArgs {
     /// Resolve SERVICE.NAMESPACE for this namespace too, if you may not list namespaces; may be given again
     #[arg(long, value_name = "NAMESPACE", value_parser = super::namespace)]
     dns_namespace: Vec<String>,
-    /// Stay in the foreground and log there; Ctrl-C disconnects
-    #[arg(long)]
-    foreground: bool,
-    /// What the session is called; without it CONTEXT.NAMESPACE
-    #[arg(long, value_name = "SESSION")]
-    name: Option<SessionName>,
 }
 
 /// A range for the tunnel: what the helper would refuse is refused before anything is done.
@@ -111,10 +118,11 @@ pub(crate) fn kube(situation: &Situation) -> Kube {
     }
 }
 
-impl ConnectArgs {
-    fn start(self, situation: &Situation, places: Places) -> Start {
+impl SessionArgs {
+    /// A session without a name of the user's, in the background.
+    pub(crate) fn start(self, situation: &Situation, places: Places) -> Start {
         Start {
-            name: self.name,
+            name: None,
             places,
             access: Access {
                 gateway_namespace: self.gateway_namespace,
@@ -125,7 +133,8 @@ impl ConnectArgs {
             ranges: self.cidr,
             exclude: self.exclude,
             dns_namespaces: self.dns_namespace,
-            foreground: self.foreground,
+            foreground: false,
+            program: None,
             verbose: situation.globals.verbose,
             log_format: situation.globals.log_format,
         }
@@ -135,7 +144,11 @@ impl ConnectArgs {
 /// `kvpn connect`
 pub(crate) async fn run(situation: Situation, args: ConnectArgs) -> anyhow::Result<ExitCode> {
     let places = Places::of(&situation.environment, &situation.user);
-    let start = args.start(&situation, places);
+    let start = Start {
+        name: args.name,
+        foreground: args.foreground,
+        ..args.session.start(&situation, places)
+    };
     let interactive = !situation.user.is_behind_sudo() && std::io::stdin().is_terminal();
     let cluster = Cluster::load(&start.access.kube.options(interactive))?;
     let name = start
@@ -223,7 +236,7 @@ async fn join(
         let outcome = follow(&mut contact, &mut signals, display, false).await;
         display.clear();
         return match outcome? {
-            Outcome::Connected | Outcome::Ended => Ok(ExitCode::SUCCESS),
+            Outcome::Connected(_) | Outcome::Ended => Ok(ExitCode::SUCCESS),
             Outcome::Failed(failure) => Err(failure.into()),
             Outcome::Died | Outcome::Occupied => {
                 Err(Failure::new(FAILED, format!("the agent of session {name} died")).into())
@@ -239,23 +252,28 @@ async fn join(
 }
 
 /// What came of following an agent.
-pub(super) enum Outcome {
-    Connected,
+pub(crate) enum Outcome {
+    /// Traffic and names work.
+    Connected(Box<SessionReport>),
+    /// The session is over, as was wanted.
     Ended,
+    /// It did not come to be.
     Failed(Failure),
     /// Another agent holds the session.
     Occupied,
+    /// It went without a word.
     Died,
 }
 
 /// Ctrl-C and its like.
-pub(super) struct Signals {
+pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Signals {
-    pub(super) fn new() -> anyhow::Result<Self> {
+    /// From now on they do not end this process.
+    pub(crate) fn new() -> anyhow::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
@@ -272,7 +290,7 @@ impl Signals {
 
 /// Shows what the agent does until it is connected (with `stay`: until it ends). The first Ctrl-C asks it to end,
 /// the second one does not wait for that.
-pub(super) async fn follow(
+pub(crate) async fn follow(
     contact: &mut Contact,
     signals: &mut Signals,
     display: &Display,
@@ -299,7 +317,7 @@ pub(super) async fn follow(
                 display.result(&summary(&report));
                 connected = true;
                 if !stay {
-                    return Ok(Outcome::Connected);
+                    return Ok(Outcome::Connected(report));
                 }
             }
             Some(Reply::Failed(failure)) => return Ok(Outcome::Failed(failure)),
@@ -320,17 +338,17 @@ pub(super) async fn follow(
 }
 
 /// Leaves a connected agent alone; waits until any other one is gone.
-pub(super) async fn finish(
+pub(crate) async fn finish(
     outcome: anyhow::Result<Outcome>,
     launched: Launched,
     name: &SessionName,
 ) -> anyhow::Result<ExitCode> {
-    if let Ok(Outcome::Connected) = outcome {
+    if let Ok(Outcome::Connected(_)) = outcome {
         return Ok(ExitCode::SUCCESS);
     }
     let status = launched.gone().await.context("the agent did not end")?;
     match outcome? {
-        Outcome::Connected | Outcome::Ended => Ok(ExitCode::SUCCESS),
+        Outcome::Connected(_) | Outcome::Ended => Ok(ExitCode::SUCCESS),
         Outcome::Failed(failure) => Err(failure.into()),
         Outcome::Died | Outcome::Occupied => {
             let failure = Failure::new(

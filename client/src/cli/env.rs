@@ -46,7 +46,7 @@ pub(crate) struct EnvArgs {
 /// Which part of a workload's environment.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Choice {
-    /// The container; without it the pod's default one, or its first
+    /// The workload's container; without it the pod's default one, or its first
     #[arg(long, value_name = "NAME")]
     container: Option<String>,
     /// Leave out what comes from ConfigMaps and Secrets that you may not read; without it they make the command fail

@@ -14,6 +14,7 @@ const TURN: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Display {
     quiet: bool,
+    results: bool,
     form: Form,
 }
 
@@ -36,7 +37,11 @@ impl Display {
         } else {
             Form::of_terminal()
         };
-        Self { quiet, form }
+        Self {
+            quiet,
+            results: !quiet,
+            form,
+        }
     }
 
     /// The same, without steps: something else tells them.
@@ -44,6 +49,14 @@ impl Display {
         self.clear();
         Self {
             form: Form::Nothing,
+            ..self
+        }
+    }
+
+    /// The same, without results: standard output is for something else.
+    pub(crate) fn without_results(self) -> Self {
+        Self {
+            results: false,
             ..self
         }
     }
@@ -73,7 +86,7 @@ impl Display {
 
     /// What came of the command, on stdout.
     pub(crate) fn result(&self, text: &str) {
-        if self.quiet {
+        if !self.results {
             return;
         }
         match &self.form {

@@ -46,6 +46,8 @@ fn every_command_of_the_contract_parses() {
         "kvpn env web",
         "kvpn env sts/db -o json --container side --ignore-denied",
         "kvpn env pod/web-1 -o export",
+        "kvpn run -- curl http://web",
+        "kvpn -n shop run --like deployment/web --container app --ignore-denied --cidr 203.0.113.0/24 -- npm start -- -x",
         "kvpn completion bash",
         "kvpn man",
         "kvpn -v -n shop status",
@@ -76,6 +78,9 @@ fn what_contradicts_itself_is_refused() {
         "kvpn -q -v status",
         "kvpn gateway install --replicas 0",
         "kvpn env",
+        "kvpn run",
+        "kvpn run curl",
+        "kvpn helper --own --serve",
         "kvpn",
     ] {
         let error = parse(line).expect_err(line);

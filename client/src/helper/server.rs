@@ -21,7 +21,7 @@ use super::protocol::{
     VERSION,
 };
 use super::validate::{self, Surroundings};
-use crate::os::platform::{self, SystemRoutes, SystemTun};
+use crate::os::platform::{self, SystemRoutes, SystemTun, Unshared};
 use crate::os::{Dns, Record, Routes, Snapshot, Taken, Tun, TunError};
 
 /// An agent that does not read its answers for so long is taken for dead.
@@ -31,8 +31,33 @@ const MAX_AUTOMATIC_NAMES: u32 = 256;
 /// More texts than this are cut, so that an answer fits a line.
 const MAX_TEXTS: usize = 200;
 
+/// Whose network a helper changes.
+pub(super) enum Place {
+    /// The machine's; what undoes a crash is kept in this folder.
+    Machine(PathBuf),
+    /// One program's.
+    Own(Unshared),
+}
+
+impl Place {
+    fn state(&self) -> PathBuf {
+        match self {
+            Self::Machine(state) => state.clone(),
+            Self::Own(unshared) => unshared.folder(),
+        }
+    }
+
+    /// Servers that must stay in reach. A program's own network has none: the agent, which is outside, asks the machine's.
+    fn resolvers(&self) -> Vec<IpAddr> {
+        match self {
+            Self::Machine(_) => platform::resolver_addresses(),
+            Self::Own(_) => Vec::new(),
+        }
+    }
+}
+
 /// Serves the agent at the other end of the socket until it is gone, asks to end, or SIGTERM comes.
-pub(super) async fn serve(socket: OwnedFd, state: &Path) -> Result<()> {
+pub(super) async fn serve(socket: OwnedFd, place: Place) -> Result<()> {
     // Taken and dropped: the terminal's Ctrl-C and its end go to the whole group, the lease is the socket.
     let _ignored = [
         signal(SignalKind::interrupt())?,
@@ -43,9 +68,13 @@ pub(super) async fn serve(socket: OwnedFd, state: &Path) -> Result<()> {
     let mut server = Server {
         channel: Channel::new(socket, false).context("the socket cannot be used")?,
         system: SystemRoutes::open()?,
-        state: state.to_owned(),
+        state: place.state(),
+        place,
         network: None,
     };
+    if let Place::Own(_) = server.place {
+        server.system.loopback_up().await?;
+    }
     let outcome = server.converse(&mut termination).await;
     let notes = server.undo().await;
     if let Ok(Some(release)) = &outcome {
@@ -62,6 +91,7 @@ pub(super) async fn serve(socket: OwnedFd, state: &Path) -> Result<()> {
 struct Server {
     channel: Channel,
     system: SystemRoutes,
+    place: Place,
     state: PathBuf,
     network: Option<Network>,
 }
@@ -198,7 +228,7 @@ impl Server {
     /// Sets up everything on the open interface.
     async fn furnish(&mut self, config: NetworkConfig) -> Result<Settled> {
         let network = standing(&mut self.network)?;
-        network.resolvers = platform::resolver_addresses();
+        network.resolvers = self.place.resolvers();
         network.addresses = self
             .system
             .bring_up(network.link, &config.addresses, config.mtu)
@@ -231,7 +261,12 @@ impl Server {
     async fn open_dns(&mut self, choice: DnsBackend, settled: &mut Settled) -> Result<()> {
         let network = standing(&mut self.network)?;
         let session = network.journal.session();
-        let backend = platform::open_dns(choice, network.link, &self.state, &session).await?;
+        let backend = match &self.place {
+            Place::Machine(state) => {
+                platform::open_dns(choice, network.link, state, &session).await?
+            }
+            Place::Own(unshared) => unshared.dns(),
+        };
         settled.dns_backend = backend.backend().to_owned();
         settled.upstreams = backend.upstreams();
         settled.split = backend.splits();
@@ -247,7 +282,7 @@ impl Server {
         );
         let snapshot = self.system.snapshot().await?;
         // Those from before kvpn's own change of resolv.conf, and those that came since.
-        let resolvers = [network.resolvers.clone(), platform::resolver_addresses()].concat();
+        let resolvers = [network.resolvers.clone(), self.place.resolvers()].concat();
         let around = Surroundings {
             snapshot: &snapshot,
             own_link: Some(network.link),

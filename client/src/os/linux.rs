@@ -17,12 +17,14 @@ mod resolv_conf;
 mod resolved;
 mod routes;
 mod tun;
+mod unshare;
 mod watch;
 
 pub(crate) use durable::{forget, is_unfinished, keep, remove};
 pub(crate) use process::{Process, network_namespace};
 pub(crate) use routes::Netlink as SystemRoutes;
 pub(crate) use tun::LinuxTun as SystemTun;
+pub(crate) use unshare::{Unshared, join, remedy, unshare};
 pub(crate) use watch::{Changes, time_asleep};
 
 /// Where a helper keeps what undoes it. On a disk that survives a power cut, because `/etc/resolv.conf` does too.

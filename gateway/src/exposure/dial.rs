@@ -65,7 +65,7 @@ pub trait Datagrams: Send + Sync + 'static {
     /// Receives one datagram.
     ///
     /// # Errors
-    /// As [`poll_send`](Self::poll_send).
+    /// As [`poll_send`](Self::poll_send); `BrokenPipe` when nothing can come any more.
     fn poll_recv(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>>;
 }
 

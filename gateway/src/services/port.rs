@@ -14,10 +14,18 @@ use tokio::sync::mpsc;
 use super::News;
 use super::dial::{Laptop, Origin, PortDial};
 use crate::commands::Commands;
-use crate::exposure::{Choice, Counts, Exposure, Gauges, Limits, Settings};
+use crate::exposure::{Choice, Counts, Exposure, Gauges, Limits, Room, Settings};
 
 /// How long connections that are left may take to end, after the grace that they had.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What all ports work with.
+#[derive(Clone)]
+pub(super) struct Ways {
+    pub(super) commands: Commands,
+    pub(super) news: mpsc::Sender<News>,
+    pub(super) room: Room,
+}
 
 /// One port.
 pub(super) struct Port {
@@ -34,14 +42,14 @@ impl Port {
         key: &ServiceKey,
         port: ListeningPort,
         origin: Arc<Origin>,
-        commands: &Commands,
-        news: &mpsc::Sender<News>,
+        ways: &Ways,
     ) -> io::Result<Self> {
-        let dial = Arc::new(PortDial::new(commands.clone(), origin, port.port));
-        let (served, news) = (key.clone(), news.clone());
+        let dial = Arc::new(PortDial::new(ways.commands.clone(), origin, port.port));
+        let (served, news) = (key.clone(), ways.news.clone());
         let settings = Settings {
             name: format!("{}/{}:{}", key.namespace, key.service, port.port).into(),
             limits: Limits::default(),
+            room: ways.room.clone(),
             dial: Arc::clone(&dial) as Arc<_>,
             dice: Arc::new(rand::random::<u32>),
             records: Arc::new(move |record| {

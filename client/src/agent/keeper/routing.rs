@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::agent::driver::Command;
 use crate::agent::keeper::Keeper;
+use crate::agent::laptop::Laptop;
 use crate::agent::message::Start;
 use crate::agent::network::Wish;
 use crate::agent::ranges::{self, Findings, Plan};
@@ -56,7 +57,10 @@ impl Keeper {
     }
 
     async fn plan(&self, routing: &Routing) -> anyhow::Result<Plan> {
-        let mut machine = laptop::look().await?;
+        let mut machine = match routing.start.program {
+            Some(_) => Laptop::default(),
+            None => laptop::look().await?,
+        };
         // Those from before kvpn's own change of resolv.conf, and those that came since.
         machine.resolvers.extend(&routing.resolvers);
         let discovery = self

@@ -2,10 +2,14 @@
 //!
 //! Must not signal anyone.
 
-use std::fs;
+use std::os::fd::OwnedFd;
+use std::{fs, io};
 
 use anyhow::{Context, Result};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// One process of one boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,9 +26,13 @@ pub(crate) struct Process {
 impl Process {
     /// This process.
     pub(crate) fn current() -> Result<Self> {
-        let pid = std::process::id();
-        let start_time =
-            running_since(pid).context("/proc/self/stat cannot be read: is /proc mounted?")?;
+        Self::of(std::process::id())
+    }
+
+    /// A process that runs.
+    pub(crate) fn of(pid: u32) -> Result<Self> {
+        let start_time = running_since(pid)
+            .with_context(|| format!("/proc/{pid}/stat cannot be read: is /proc mounted?"))?;
         Ok(Self {
             pid,
             start_time,
@@ -35,6 +43,23 @@ impl Process {
     /// Whether it still runs. A zombie does not.
     pub(crate) fn is_alive(&self) -> bool {
         self.is_of_this_boot() && running_since(self.pid) == Some(self.start_time)
+    }
+
+    /// Waits until it has ended.
+    ///
+    /// # Errors
+    /// It cannot be watched. Needs a tokio runtime.
+    pub(crate) async fn ended(&self) -> Result<()> {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        let pid = pid.context("this cannot be a process id")?;
+        let Ok(descriptor) = pidfd_open(pid, PidfdFlags::NONBLOCK) else {
+            return Ok(());
+        };
+        // The descriptor pins the process; only then is it compared with the one that is meant.
+        if self.is_alive() {
+            let _end = watch(descriptor)?.readable().await?;
+        }
+        Ok(())
     }
 
     /// Whether the machine has run without a break since.
@@ -70,6 +95,15 @@ impl Process {
         };
         process.session() == session && process.is_alive()
     }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "tokio marks watching any descriptor unsafe, for those that are not owned"
+)]
+fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` stays the same open descriptor until it is dropped, and `AsyncFd` drops it last.
+    Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
 }
 
 fn boot() -> Result<String> {

@@ -22,7 +22,7 @@ use crate::os::{Dns, DnsConfig, Record, Taken};
 mod file;
 #[cfg(test)]
 mod tests;
-mod text;
+pub(super) mod text;
 
 pub(super) use text::nameservers;
 

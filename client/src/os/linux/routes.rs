@@ -25,6 +25,9 @@ use crate::os::{Address, Route, Routes, Snapshot};
 /// The kernel's own table of the machine's addresses (`linux/rtnetlink.h`).
 const RT_TABLE_LOCAL: u8 = 255;
 
+/// Every network namespace's first interface.
+const LOOPBACK: u32 = 1;
+
 /// A netlink socket and the task that reads it. Needs a tokio runtime.
 pub(crate) struct Netlink {
     handle: Handle,
@@ -40,6 +43,16 @@ impl Netlink {
             handle,
             reader: tokio::spawn(connection),
         })
+    }
+
+    /// Switches the loopback on: in a new network namespace it is off.
+    pub(crate) async fn loopback_up(&self) -> Result<()> {
+        let up = LinkUnspec::new_with_index(LOOPBACK).up().build();
+        let request = self.handle.link().change(up);
+        request
+            .execute()
+            .await
+            .context("the loopback interface cannot be brought up")
     }
 
     async fn links(&self) -> Result<BTreeMap<u32, String>> {

@@ -246,6 +246,24 @@ fn datagrams_go_to_the_program_and_back() {
 }
 
 #[test]
+fn dialled_datagrams_go_both_ways() {
+    run(async {
+        let (handle, mut peer) = Peer::start().await;
+        let socket = handle.dial_udp(SocketAddr::new(GATEWAY, 7)).await.unwrap();
+        socket.send(b"hello").await.unwrap();
+        let flow = peer.opening().await;
+        assert_eq!(peer.event(flow).await, Event::UdpDatagram { flow });
+        let mut buffer = [0; 16];
+        let n = peer.stack.udp_recv(flow, &mut buffer);
+        assert_eq!(n.map(|n| &buffer[..n]), Some(&b"hello"[..]));
+        peer.stack.udp_send(flow, b"world", now());
+        let n = peer.during(socket.recv(&mut buffer)).await.unwrap();
+        assert_eq!(&buffer[..n], b"world");
+        assert_eq!(flows(&handle).await, 0, "it is not the gateway's");
+    });
+}
+
+#[test]
 fn where_nobody_listens_datagrams_end_their_flow() {
     run(async {
         let (handle, mut peer) = Peer::start().await;

@@ -203,7 +203,7 @@ impl Peer {
                     self.stack.echo_reply(flow, sequence, &payload[..n], now());
                 }
             }
-            Event::TcpOpening { .. } => self.opened.push_back(flow),
+            Event::TcpOpening { .. } | Event::UdpOpening { .. } => self.opened.push_back(flow),
             other => self.events.entry(flow).or_default().push_back(other),
         }
     }

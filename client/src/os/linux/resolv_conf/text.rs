@@ -17,17 +17,34 @@ const DNS_PORT: u16 = 53;
 
 /// The file that sends every name to the stub. Search domains of the file before follow ours, and its options stay.
 pub(super) fn compose(dns: &DnsConfig, before: &[u8], session: &str, recipe: &str) -> String {
-    let before = Lines::of(before);
+    format!(
+        "{HEADER}{session} - every name goes to kvpn, which asks the servers from before for those that are not the \
+         cluster's.\n# The file from before comes back when kvpn ends; after a crash by `kvpn disconnect`, or: {recipe}\n{}",
+        body(dns, Lines::of(before))
+    )
+}
+
+/// The same for a file that only one program's network has; `outside` is the machine's.
+pub(in crate::os::linux) fn compose_own(dns: &DnsConfig, outside: &[u8]) -> String {
+    let mut before = Lines::of(outside);
+    if session_of(outside).is_some() {
+        // Another session's, of another namespace or cluster.
+        before.search.clear();
+    }
+    format!(
+        "# The names of this program's own network (kvpn run).\n{}",
+        body(dns, before)
+    )
+}
+
+fn body(dns: &DnsConfig, before: Lines) -> String {
+    let mut text = String::new();
     let mut search = dns.search.clone();
     search.extend(
         before
             .search
             .into_iter()
             .filter(|domain| !dns.search.contains(domain)),
-    );
-    let mut text = format!(
-        "{HEADER}{session} - every name goes to kvpn, which asks the servers from before for those that are not the \
-         cluster's.\n# The file from before comes back when kvpn ends; after a crash by `kvpn disconnect`, or: {recipe}\n"
     );
     if !search.is_empty() {
         text += &format!("search {}\n", search.join(" "));
@@ -61,7 +78,7 @@ pub(crate) fn nameservers(content: &[u8]) -> Vec<SocketAddr> {
 }
 
 /// Like [`nameservers`]; a file without any means a server on this machine (resolv.conf(5)).
-pub(super) fn nameservers_or_default(content: &[u8]) -> Vec<SocketAddr> {
+pub(in crate::os::linux) fn nameservers_or_default(content: &[u8]) -> Vec<SocketAddr> {
     let servers = nameservers(content);
     if servers.is_empty() {
         vec![SocketAddr::from((Ipv4Addr::LOCALHOST, DNS_PORT))]
