@@ -92,4 +92,19 @@ impl Stack {
             _tasks: tasks,
         })
     }
+
+    /// A session that a test plays.
+    #[cfg(test)]
+    pub(crate) fn played(
+        driver: Handle,
+        fingerprint: &str,
+        peer_rx: watch::Receiver<Peer>,
+    ) -> Self {
+        Self {
+            driver,
+            fingerprint: fingerprint.to_owned(),
+            peer_rx,
+            _tasks: JoinSet::new(),
+        }
+    }
 }

@@ -223,6 +223,7 @@ mod tests {
             annotation,
             swapped,
             ports: Vec::new(),
+            complete: swapped,
         };
         Exposures {
             services: vec![service],

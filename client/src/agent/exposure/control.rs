@@ -32,8 +32,6 @@ pub(super) struct Control {
 pub(super) enum Refused {
     /// The Service's annotation does not name the session (any more).
     NotNamed(String),
-    /// The gateway has other uses for the port that the Service leads to.
-    PortInUse,
     /// It did not answer, or not now: worth another attempt.
     NotNow(anyhow::Error),
     /// It never will.
@@ -121,12 +119,14 @@ fn refused(status: StatusCode, answer: &[u8]) -> Refused {
         hint: hint.clone(),
         ..Failure::new(code, format!("the gateway refused: {error}"))
     };
+    let not_now = anyhow::anyhow!("the gateway refused: {error}");
     match status {
         StatusCode::FORBIDDEN => Refused::NotNamed(error),
         StatusCode::CONFLICT => {
             let conflict: ExposureConflict = serde_json::from_slice(answer).unwrap_or_default();
+            // Without an owner it is a port that the gateway needs for something else.
             if conflict.owner.is_empty() {
-                Refused::PortInUse
+                Refused::NotNow(not_now)
             } else {
                 Refused::Never(failure(CONFLICT))
             }
@@ -135,7 +135,7 @@ fn refused(status: StatusCode, answer: &[u8]) -> Refused {
             "the gateway may be too old for exposures: `kvpn connect --upgrade`, or the Service was deleted",
         )),
         status if status.is_client_error() => Refused::Never(failure(FAILED)),
-        _ => Refused::NotNow(failure(FAILED).into()),
+        _ => Refused::NotNow(not_now),
     }
 }
 
@@ -151,7 +151,6 @@ impl Refused {
     pub(super) fn into_error(self) -> anyhow::Error {
         match self {
             Self::NotNamed(error) => anyhow::anyhow!("the gateway refused: {error}"),
-            Self::PortInUse => anyhow::anyhow!("the gateway's ports are in use by something else"),
             Self::NotNow(error) => error,
             Self::Never(failure) => failure.into(),
         }
@@ -177,7 +176,7 @@ mod tests {
             StatusCode::CONFLICT,
             br#"{"error": "port 20000 is in use"}"#,
         );
-        assert!(matches!(port, Refused::PortInUse));
+        assert!(matches!(port, Refused::NotNow(_)));
     }
 
     #[test]

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use futures::SinkExt as _;
 use kvpn_k8s::Cluster;
 use tokio::net::UnixListener;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::agent::board::{Board, End};
 use crate::agent::control::{self, Caller, Control, Lines};
@@ -122,7 +123,7 @@ impl Process {
         mut self,
         prepared: anyhow::Result<Prepared>,
         live_tx: Option<mpsc::Sender<LiveEvent>>,
-        hurry: &Notify,
+        hurry: &CancellationToken,
     ) -> Result<(), Failure> {
         let mut exposing = None;
         let begun = match prepared {
@@ -244,7 +245,9 @@ pub(crate) async fn serve_detached(
         .attend(launcher, Caller::Launcher { foreground: false });
     let signals = tokio::spawn(end_on_signals(Arc::clone(&process.board)));
     let prepared = process.prepare().await;
-    let outcome = process.live(prepared, None, &Notify::new()).await;
+    let outcome = process
+        .live(prepared, None, &CancellationToken::new())
+        .await;
     signals.abort();
     Ok(match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -252,7 +255,8 @@ pub(crate) async fn serve_detached(
     })
 }
 
-fn interrupted() -> Failure {
+/// That the user did not want it any more before it was there.
+pub(crate) fn interrupted() -> Failure {
     Failure::new(FAILED, "interrupted")
 }
 
