@@ -157,7 +157,7 @@ impl Peer {
         let mut datagram = [0; 2048];
         let timeout = self.stack.poll_timeout().into_iter();
         let due = timeout.chain(self.tunnel.poll_timeout()).min();
-        let due = due.map_or(now() + std::time::Duration::from_secs(60), |(at, _)| at);
+        let due = due.map_or_else(|| now() + std::time::Duration::from_secs(60), |(at, _)| at);
         tokio::select! {
             received = self.socket.recv_from(&mut datagram) => {
                 let (n, from) = received.unwrap();
