@@ -22,7 +22,7 @@ impl ClientState {
         self.exposed = ports;
     }
 
-    /// Opens a connection through the tunnel from the client's own tunnel address; [`Event::Flow`](crate::Event::Flow) tells what becomes of it.
+    /// Opens a connection through the tunnel from the client's own tunnel address; [`Event::Flow`] tells what becomes of it.
     ///
     /// # Errors
     /// [`Full::Unaddressable`] when the session has no address of that family; else as
