@@ -278,7 +278,7 @@ impl Services {
             }
             Err(error) => {
                 tracing::warn!(port = port.gateway_port, %error, "cannot listen for an exposure");
-                self.table.port_unusable(key, port.gateway_port);
+                self.table.port_unusable(key, port);
             }
         }
     }
