@@ -16,6 +16,7 @@ pub(crate) mod log;
 pub(crate) mod manual;
 pub(crate) mod output;
 pub(crate) mod progress;
+pub(crate) mod proxy;
 pub(crate) mod restore;
 pub(crate) mod status;
 pub(crate) mod unexpose;
@@ -102,6 +103,7 @@ pub(crate) enum Command {
     Gateway(gateway::GatewayCommand),
     Doctor(doctor::DoctorArgs),
     Env(env::EnvArgs),
+    Proxy(proxy::ProxyArgs),
     Completion(manual::CompletionArgs),
     Man(manual::ManArgs),
     /// The privileged process that opens the TUN and sets routes and names (started by `connect`)
@@ -154,7 +156,8 @@ pub(crate) fn run(parsed: Cli) -> anyhow::Result<ExitCode> {
         | Command::List(_)
         | Command::Gateway(_)
         | Command::Doctor(_)
-        | Command::Env(_) => {}
+        | Command::Env(_)
+        | Command::Proxy(_) => {}
     }
     let environment = Environment::read()?;
     let user = User::of_caller(&environment)?;
@@ -177,6 +180,7 @@ pub(crate) fn run(parsed: Cli) -> anyhow::Result<ExitCode> {
         Command::Gateway(command) => block_on(gateway::run(situation, command)),
         Command::Doctor(args) => block_on(doctor::run(situation, args)),
         Command::Env(args) => block_on(env::run(situation, args)),
+        Command::Proxy(args) => block_on(proxy::run(situation, args)),
         Command::Completion(_) | Command::Man(_) | Command::Helper(_) | Command::Agent => {
             Ok(ExitCode::SUCCESS)
         }
@@ -195,6 +199,7 @@ fn runs_plugins(command: &Command) -> bool {
             | Command::Restore(_)
             | Command::List(_)
             | Command::Env(_)
+            | Command::Proxy(_)
     )
 }
 
