@@ -321,7 +321,8 @@ fn log_to(places: &Places, name: &SessionName) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn first_report(places: &Places, name: &SessionName, holder: &Holder) -> SessionReport {
+/// What is reported of a session before anything was done.
+pub(crate) fn first_report(places: &Places, name: &SessionName, holder: &Holder) -> SessionReport {
     SessionReport {
         name: name.clone(),
         state: State::Connecting,

@@ -16,6 +16,7 @@ pub(crate) mod log;
 pub(crate) mod manual;
 pub(crate) mod output;
 pub(crate) mod progress;
+pub(crate) mod proxy;
 pub(crate) mod restore;
 pub(crate) mod run;
 pub(crate) mod status;
@@ -104,6 +105,7 @@ pub(crate) enum Command {
     Doctor(doctor::DoctorArgs),
     Env(env::EnvArgs),
     Run(run::RunArgs),
+    Proxy(proxy::ProxyArgs),
     Completion(manual::CompletionArgs),
     Man(manual::ManArgs),
     /// The privileged process that opens the TUN and sets routes and names (started by `connect`)
@@ -160,7 +162,8 @@ pub(crate) fn run(parsed: Cli) -> anyhow::Result<ExitCode> {
         | Command::Gateway(_)
         | Command::Doctor(_)
         | Command::Env(_)
-        | Command::Run(_) => {}
+        | Command::Run(_)
+        | Command::Proxy(_) => {}
     }
     let environment = Environment::read()?;
     let user = User::of_caller(&environment)?;
@@ -184,6 +187,7 @@ pub(crate) fn run(parsed: Cli) -> anyhow::Result<ExitCode> {
         Command::Doctor(args) => block_on(doctor::run(situation, args)),
         Command::Env(args) => block_on(env::run(situation, args)),
         Command::Run(args) => run::run(situation, args),
+        Command::Proxy(args) => block_on(proxy::run(situation, args)),
         Command::Completion(_) | Command::Man(_) | Command::Helper(_) | Command::Agent => {
             Ok(ExitCode::SUCCESS)
         }
@@ -203,6 +207,7 @@ fn runs_plugins(command: &Command) -> bool {
             | Command::List(_)
             | Command::Env(_)
             | Command::Run(_)
+            | Command::Proxy(_)
     )
 }
 
