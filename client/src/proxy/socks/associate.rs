@@ -74,7 +74,7 @@ impl Association {
         loop {
             let (length, from) = self.relay.recv_from(&mut buffer).await?;
             let is_program =
-                from.ip() == self.program && *self.port.get_or_insert(from.port()) == from.port();
+                from.ip() == self.program && *self.port.get_or_insert_with(|| from.port()) == from.port();
             if is_program && let Some((target, payload)) = message::datagram(&buffer[..length]) {
                 self.send(target, payload, from);
             }
