@@ -73,8 +73,8 @@ impl Association {
         let mut buffer = vec![0; MAX_DATAGRAM];
         loop {
             let (length, from) = self.relay.recv_from(&mut buffer).await?;
-            let is_program =
-                from.ip() == self.program && *self.port.get_or_insert_with(|| from.port()) == from.port();
+            let is_program = from.ip() == self.program
+                && *self.port.get_or_insert_with(|| from.port()) == from.port();
             if is_program && let Some((target, payload)) = message::datagram(&buffer[..length]) {
                 self.send(target, payload, from);
             }
