@@ -661,7 +661,7 @@ fn without_any_privilege_a_network_of_its_own_stands() {
              grep -E '^(Uid|CapEff|Groups)' /proc/self/status",
         )
         .ok();
-    said.says(&[
+    said.prints(&[
         "198.19.0.2/32",
         "10.96.0.0/16 dev kvpn0",
         "search default.svc.cluster.local svc.cluster.local",
