@@ -642,7 +642,7 @@ fn the_box_ends_without_a_trace() {
 
 #[test]
 fn without_any_privilege_a_network_of_its_own_stands() {
-    let sandbox = Sandbox::start("own", &[]);
+    let sandbox = Sandbox::start("unprivileged", &[]);
     sandbox
         .shell("echo 'hosts: files resolve [!UNAVAIL=return] dns' > /etc/nsswitch.conf; mkdir /run/nscd; touch /run/nscd/socket")
         .ok();
@@ -661,7 +661,7 @@ fn without_any_privilege_a_network_of_its_own_stands() {
              grep -E '^(Uid|CapEff|Groups)' /proc/self/status",
         )
         .ok();
-    said.says(&[
+    said.prints(&[
         "198.19.0.2/32",
         "10.96.0.0/16 dev kvpn0",
         "search default.svc.cluster.local svc.cluster.local",
@@ -685,7 +685,7 @@ fn without_any_privilege_a_network_of_its_own_stands() {
 
 #[test]
 fn where_user_namespaces_are_off_the_remedy_is_told() {
-    let sandbox = Sandbox::start("own-off", &[]);
+    let sandbox = Sandbox::start("unprivileged-off", &[]);
     // In a user namespace of its own, so that the machine's setting stays.
     let line = "echo 0 > /proc/sys/user/max_user_namespaces && exec /run/kvpn-program helper --own";
     let (_agent, theirs) = UnixStream::pair().unwrap();

@@ -101,6 +101,22 @@ impl Outcome {
         self
     }
 
+    /// The outcome of a command that must have written each of these texts to its standard output.
+    ///
+    /// # Panics
+    ///
+    /// With all that it printed, when it did not.
+    #[track_caller]
+    pub fn prints(self, texts: &[&str]) -> Self {
+        for text in texts {
+            assert!(
+                self.stdout.contains(text),
+                "no `{text}` in what it printed: {self}"
+            );
+        }
+        self
+    }
+
     /// The standard output as the one JSON document that it must be.
     ///
     /// # Panics

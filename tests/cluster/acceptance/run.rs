@@ -42,7 +42,7 @@ impl Unprivileged {
     fn run(&self, options: &str, line: &str) -> Outcome {
         let gateway = Datapath::Userspace.gateway();
         self.shell(&format!(
-            "kvpn run --gateway-namespace {gateway} {options} -- sh -c '{line}'"
+            "cd /tmp && kvpn run --gateway-namespace {gateway} {options} -- sh -c '{line}'"
         ))
     }
 
@@ -62,11 +62,7 @@ fn a_program_reaches_the_cluster_and_the_laptop_stays_as_it_is() {
         let before = user.laptop.traces();
         let said = user.run("", "id -u; pwd; curl -fsS -m 5 http://echo/; curl -fsS -m 5 http://echo.other.svc/; exit 7");
         let said = said.fails_with(7).stdout;
-        let home = std::env::current_dir().unwrap();
-        assert!(
-            said.starts_with(&format!("61000\n{}\n", home.display())),
-            "{said}"
-        );
+        assert!(said.starts_with("61000\n/tmp\n"), "{said}");
         assert_eq!(said.matches("host=echo-").count(), 2, "{said}");
         user.nothing_is_left(&before);
     }
@@ -81,7 +77,7 @@ fn nothing_but_the_tunnel_leads_out() {
     let user = Unprivileged::start("run-inside", Resolver::Resolved);
     user.run("", "getent ahostsv4 example.com")
         .ok()
-        .says(&["198.51.100.7"]);
+        .prints(&["198.51.100.7"]);
     user.run("", "curl -sS -m 5 http://198.51.100.7/")
         .fails_with(7);
     user.laptop
@@ -111,25 +107,18 @@ fn two_at_once_are_in_two_namespaces() {
     let said = user
         .shell(&format!("{} & {}; wait", one("default"), one("other")))
         .ok();
-    let pods: Vec<&str> = said.stdout.lines().collect();
     let of = |namespace: &str| {
         let pods = Cluster::get().pods(namespace, "app=echo");
-        let named = |line: &&&str| {
-            pods.iter()
-                .any(|pod| format!("host={}", pod["metadata"]["name"].as_str().unwrap()) == ***line)
-        };
-        said.stdout
-            .lines()
-            .collect::<Vec<_>>()
+        let names = pods
             .iter()
-            .filter(named)
+            .filter_map(|pod| pod["metadata"]["name"].as_str());
+        let lines: Vec<String> = names.map(|name| format!("host={name}")).collect();
+        let answers = said.stdout.lines();
+        answers
+            .filter(|answer| lines.iter().any(|line| line == answer))
             .count()
     };
-    assert_eq!(
-        (pods.len(), of("default"), of("other")),
-        (2, 1, 1),
-        "{said}"
-    );
+    assert_eq!((of("default"), of("other")), (1, 1), "{said}");
 }
 
 #[test]
@@ -163,7 +152,7 @@ fn a_program_runs_like_the_pod() {
         "echo $ECHO_SERVICE_HOST; curl -fsS -m 5 http://$ECHO_SERVICE_HOST/",
     )
     .ok()
-    .says(&[&address, "host=echo-"]);
+    .prints(&[&address, "host=echo-"]);
     user.run("--like nosuch", "true")
         .fails_with(1)
         .says(&["deployment, statefulset, daemonset or pod nosuch"]);
