@@ -248,6 +248,16 @@ impl Origin {
     }
 }
 
+/// The pods of a test that went well make way for those of the next.
+impl Drop for Origin {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let delete = ["delete", "namespace", self.namespace, "--wait=false"];
+            Cluster::get().kubectl(&delete).ok();
+        }
+    }
+}
+
 /// A poller in a pod.
 #[derive(Debug)]
 pub struct Poll<'origin> {

@@ -22,7 +22,7 @@ fn kinds() -> Vec<(&'static str, Value, &'static str)> {
     // Callers of a headless Service go to the pods themselves, so that the ports have to be the pods'.
     let headless = json!({ "clusterIP": "None", "ports": [
         { "name": "http", "port": 8080 }, { "name": "grpc", "port": 8081 },
-        { "name": "lines", "port": 9000 },
+        { "name": "lines", "port": 9000 }, { "name": "datagrams", "port": 9000, "protocol": "UDP" },
     ] });
     vec![
         ("cluster-ip", json!({}), ""),
@@ -54,7 +54,7 @@ fn services_of_every_kind() {
         let before = origin.object(name);
         every_port_reaches(&origin, &before, ORIGIN);
         let ports = if name == "headless" {
-            "8080 8081 9000"
+            "8080 8081 9000 9000/udp"
         } else {
             PORTS
         };
