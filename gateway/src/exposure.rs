@@ -87,7 +87,7 @@ impl Default for Limits {
             connections: 2048,
             header_bytes: 64 << 10,
             header_fields: 256,
-            laptop_dial: Duration::from_secs(2),
+            laptop_dial: Duration::from_millis(1500),
             origin_dial: Duration::from_secs(10),
             first_bytes: Duration::from_millis(200),
             first_line: Duration::from_secs(30),

@@ -167,5 +167,5 @@ pub(super) async fn within<T>(
     }
 }
 
-/// For how long a silent laptop is not asked again.
-const SILENCE: Duration = Duration::from_secs(2);
+/// For how long a silent laptop is not asked again: after that time whoever decides about sessions knows that it is gone.
+const SILENCE: Duration = Duration::from_secs(5);
