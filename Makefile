@@ -87,7 +87,7 @@ bench-cluster: image bench-programs cluster # kubectl port-forward and kvpn, eve
 	KVPN_BIN=$(CURDIR)/target/release/kvpn benches/cluster.sh
 
 .PHONY: bench-exposures
-bench-exposures: image bench-programs cluster ## `kvpn expose`: time to take effect and to restore, lost requests, 1,000 exposures
+bench-exposures: image bench-programs cluster ## `kvpn expose`: time to take effect and to restore, lost requests, many exposures
 	KVPN_BIN=$(CURDIR)/target/release/kvpn benches/exposures.py
 
 .PHONY: bench-full

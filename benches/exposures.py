@@ -3,7 +3,7 @@
 throughput through an exposure, beside the origin directly and beside `kubectl port-forward` the other way. Needs root, the
 test cluster, KVPN_BIN and KVPN_IMAGE_TAR (`make bench-exposures` sees to them). Standard library only.
 
-    exposures.py [--rounds 20] [--seconds 3] [--many 1000]
+    exposures.py [--rounds 20] [--seconds 3] [--many 300]
 """
 
 import argparse
@@ -283,7 +283,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seconds", type=int, default=3)
-    parser.add_argument("--many", type=int, default=1000)
+    parser.add_argument("--many", type=int, default=300)
     options = parser.parse_args()
     stage()
     try:
