@@ -3,7 +3,7 @@
 throughput through an exposure, beside the origin directly and beside `kubectl port-forward` the other way. Needs root, the
 test cluster, KVPN_BIN and KVPN_IMAGE_TAR (`make bench-exposures` sees to them). Standard library only.
 
-    exposures.py [--rounds 20] [--seconds 3] [--many 1000]
+    exposures.py [--rounds 20] [--seconds 3] [--many 300]
 """
 
 import argparse
@@ -166,7 +166,7 @@ def lanes(rounds, seconds):
         unexpose()
         await_server("origin")
         take("port-forward, laptop to pod", *forwarded())
-        laptop("bash", "-c", "kill $(pgrep -f '^kubectl port-forward')")
+        laptop("bash", "-c", "kill $(pgrep -f '^kubectl .*port-forward')")
     titles = ["up 1", "down 1", "up 4", "down 4", "p50", "p99"]
     print(f"\n{'':32}" + "".join(f"{title:>10}" for title in titles) + "   Mbit/s; ms")
     for name, samples in found.items():
@@ -204,16 +204,16 @@ class Crowd:
             raise SystemExit("kvpn-bench has no tunnel")
 
     def wish(self, number):
-        return {"owner": "crowd", "origin": "origin", "ports": [{"port": 80, "laptopPort": 8080, "gatewayPort": 20000 + number}]}
+        return {"owner": "crowd", "origin": "origin", "ports": [{"port": 80, "laptopPort": 8080, "gatewayPort": 21000 + number}]}
 
     def service(self, number):
-        original = {"selector": {"app": "origin"}, "ports": [{"gatewayPort": 20000 + number, "targetPort": 8080}]}
+        original = {"selector": {"app": "origin"}, "ports": [{"gatewayPort": 21000 + number, "targetPort": 8080}]}
         owner = {"session": self.session, "since": "2026-01-01T00:00:00Z", "expose": self.wish(number)}
         annotation = {"version": 1, "gateway": "kvpn-gateway-0", "original": original, "owners": [owner]}
         selector = {"app.kubernetes.io/name": "kvpn-gateway", "statefulset.kubernetes.io/pod-name": "kvpn-gateway-0"}
         return {"apiVersion": "v1", "kind": "Service",
                 "metadata": {"name": f"many-{number}", "annotations": {"kvpn.dev/exposure": json.dumps(annotation)}},
-                "spec": {"selector": selector, "ports": [{"port": 80, "targetPort": 20000 + number}]}}
+                "spec": {"selector": selector, "ports": [{"port": 80, "targetPort": 21000 + number}]}}
 
     def expose(self):
         """Seconds for the gateway to take all of them."""
@@ -283,7 +283,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seconds", type=int, default=3)
-    parser.add_argument("--many", type=int, default=1000)
+    parser.add_argument("--many", type=int, default=300)
     options = parser.parse_args()
     stage()
     try:
