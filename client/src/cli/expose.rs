@@ -77,7 +77,7 @@ pub(crate) struct ExposeArgs {
     /// Do it even if something about the Service says that it will break
     #[arg(long)]
     force: bool,
-    /// Return when it is in effect; `kvpn unexpose` ends it
+    /// Return when the Service leads here (the nodes follow within about a second); `kvpn unexpose` ends it
     #[arg(long, conflicts_with_all = ["output", "command"])]
     detach: bool,
     /// How requests are shown
