@@ -2,6 +2,7 @@
 //! restores, closes. HTTP asks it over [`ServicesHandle`]; what takes time (the API server) runs beside it and comes back as [`News`].
 
 mod dial;
+mod handle;
 mod kubernetes;
 mod port;
 mod standby;
@@ -15,20 +16,22 @@ use kvpn_gateway_core::{
     ExposureAction, ExposureRefused, Exposures, SILENT_AFTER, ServiceKey, SessionIndex,
 };
 use kvpn_k8s::{ExposedService, ServiceChange, Whose};
-use kvpn_wire::control::{Expose, Exposed, ExposureList, ListeningPort};
+use kvpn_wire::control::{Exposed, ExposureList, ListeningPort};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::commands::{Commands, Unanswered};
+use crate::commands::Commands;
 use crate::exposure::{Counters, Record, Room};
 use dial::{Laptop, Origin};
+use handle::Request;
+pub(crate) use handle::{ServicesHandle, Wish};
 pub(crate) use kubernetes::Kubernetes;
 use port::{Port, Ways};
 use standby::Standby;
 pub(crate) use view::View;
 use view::Views;
 
-/// Requests that wait, and news.
+/// News that wait.
 const QUEUE: usize = 1024;
 /// Open connections and UDP clients of all exposures: each holds up to 64 KiB of the pod's 512 MiB.
 const CONNECTIONS: usize = 4096;
@@ -38,28 +41,6 @@ const LISTEN: Duration = Duration::from_secs(1);
 const ATTEMPTS: usize = 8;
 /// How long restoring all Services may take when the gateway ends.
 const LEAVING: Duration = Duration::from_secs(2);
-
-/// What HTTP asks for.
-#[derive(Debug)]
-enum Request {
-    Expose(Box<Wish>, oneshot::Sender<Result<Exposed, ExposureRefused>>),
-    Unexpose(ServiceKey, String, oneshot::Sender<bool>),
-    List(Option<String>, oneshot::Sender<ExposureList>),
-    Watch(String, mpsc::Sender<View>),
-    Leave(oneshot::Sender<()>),
-}
-
-/// One session's wish.
-#[derive(Debug)]
-pub(crate) struct Wish {
-    pub(crate) key: ServiceKey,
-    pub(crate) session: SessionIndex,
-    /// The session's, by its key.
-    pub(crate) fingerprint: String,
-    pub(crate) expose: Expose,
-    /// The sessions that the Service's annotation names; `None` when this gateway may not read it.
-    pub(crate) named: Option<Vec<String>>,
-}
 
 /// What happened beside the task.
 #[derive(Debug)]
@@ -74,68 +55,6 @@ enum News {
     Served(ServiceKey, u16, Record),
     /// How long ago these sessions were heard.
     Heard(Vec<(String, Option<Duration>)>),
-}
-
-/// The way to the task.
-#[derive(Debug, Clone)]
-pub(crate) struct ServicesHandle {
-    requests: mpsc::Sender<Request>,
-}
-
-impl ServicesHandle {
-    /// Listens for a session's Service, or changes what it wants.
-    pub(crate) async fn expose(
-        &self,
-        wish: Wish,
-    ) -> Result<Result<Exposed, ExposureRefused>, Unanswered> {
-        self.ask(|answer| Request::Expose(Box::new(wish), answer))
-            .await
-    }
-
-    /// Ends a session's part; whether there was one.
-    pub(crate) async fn unexpose(
-        &self,
-        key: ServiceKey,
-        fingerprint: String,
-    ) -> Result<bool, Unanswered> {
-        self.ask(|answer| Request::Unexpose(key, fingerprint, answer))
-            .await
-    }
-
-    /// All exposures, as the session of this fingerprint sees them.
-    pub(crate) async fn list(
-        &self,
-        fingerprint: Option<String>,
-    ) -> Result<ExposureList, Unanswered> {
-        self.ask(|answer| Request::List(fingerprint, answer)).await
-    }
-
-    /// What is served of a session's Services from now on; ends with the gateway.
-    pub(crate) async fn watch(
-        &self,
-        fingerprint: String,
-    ) -> Result<mpsc::Receiver<View>, Unanswered> {
-        let (views_tx, views) = mpsc::channel(QUEUE);
-        let request = Request::Watch(fingerprint, views_tx);
-        self.requests.send(request).await.map_err(|_| Unanswered)?;
-        Ok(views)
-    }
-
-    /// Gives all Services back to their origins, because the gateway is about to end.
-    pub(crate) async fn leave(&self) {
-        // It ends all the same.
-        drop(self.ask(Request::Leave).await);
-    }
-
-    async fn ask<T>(
-        &self,
-        request: impl FnOnce(oneshot::Sender<T>) -> Request,
-    ) -> Result<T, Unanswered> {
-        let (sender, receiver) = oneshot::channel();
-        let request = request(sender);
-        self.requests.send(request).await.map_err(|_| Unanswered)?;
-        receiver.await.map_err(|_| Unanswered)
-    }
 }
 
 /// The task's possessions.
@@ -157,7 +76,7 @@ pub(crate) struct Services {
 impl Services {
     /// The task, to be [run](Self::run), and the way to it.
     pub(crate) fn new(commands: Commands, kubernetes: Kubernetes) -> (Self, ServicesHandle) {
-        let (requests_tx, requests) = mpsc::channel(QUEUE);
+        let (handle, requests) = ServicesHandle::new();
         let (news_tx, news) = mpsc::channel(QUEUE);
         let services = Self {
             table: Exposures::default(),
@@ -175,9 +94,6 @@ impl Services {
             views: Views::default(),
             requests,
             news,
-        };
-        let handle = ServicesHandle {
-            requests: requests_tx,
         };
         (services, handle)
     }
