@@ -4,13 +4,9 @@
 //! Must not know what the flows carry.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use ::http::Method;
 use anyhow::Context as _;
-use kvpn_client_core::Names;
 use kvpn_k8s::GatewayPod;
-use kvpn_wire::control::SESSION_PATH;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
@@ -18,7 +14,7 @@ use crate::agent::driver::{Command, Handle};
 use crate::agent::keeper::Keeper;
 use crate::agent::opening::{Opened, Opening};
 use crate::agent::session::Peer;
-use crate::agent::{changes, http, laptop, names};
+use crate::agent::{changes, goodbye, laptop, names};
 
 /// A session that stands, and is kept for as long as this value lives.
 pub(crate) struct Stack {
@@ -32,23 +28,11 @@ pub(crate) struct Stack {
     _tasks: JoinSet<()>,
 }
 
-/// How long telling the gateway goodbye may take; it forgets the session by itself later.
-const GOODBYE_LIMIT: Duration = Duration::from_millis(500);
-
 impl Stack {
     /// Ends the session at the gateway; who uses it has ended before.
     pub(crate) async fn goodbye(&self) {
-        let Ok(control) = self.peer_rx.borrow().control() else {
-            return;
-        };
-        let goodbye = async {
-            let stream = self.driver.dial(control).await?;
-            http::ask(stream, Method::DELETE, SESSION_PATH).await
-        };
-        match tokio::time::timeout(GOODBYE_LIMIT, goodbye).await {
-            Ok(Ok(_)) => tracing::debug!("the gateway forgot the session"),
-            Ok(Err(_)) | Err(_) => tracing::debug!("the gateway was not told goodbye"),
-        }
+        let peer = self.peer_rx.borrow().clone();
+        goodbye::goodbye(&self.driver, &peer).await;
     }
 
     /// Opens a session with a gateway that is ready, and keeps it. `namespaces` are those whose names are known besides the
@@ -73,13 +57,7 @@ impl Stack {
             api,
             udp_candidates,
         } = opening.session(&gateway, &laptop).await?;
-        let connected = opening.cluster.namespace();
-        let names = Names {
-            namespace: connected.to_owned(),
-            domain: names::domain(&keys.grant.cluster.search),
-            namespaces: names::namespaces(connected, None, namespaces),
-            reverse: Vec::new(),
-        };
+        let names = names::known(opening.cluster.namespace(), &keys.grant, None, namespaces);
         let (driver, news) = opening.drive(opening.config(&keys, &udp_candidates, &names));
         if let Some(api) = api {
             driver.tell(Command::Api(api)).await;

@@ -27,7 +27,6 @@ use crate::cli::connect::Signals;
 use crate::cli::failure::{FAILED, Failure, USAGE};
 use crate::cli::progress::Display;
 use crate::cli::{Situation, output};
-use crate::os::platform::Process;
 use crate::proxy::{Credentials, PAC_PATH, Proxy};
 
 /// Serve the cluster to programs that know a proxy, without root
@@ -150,14 +149,7 @@ impl Session {
         let cluster = Cluster::load(&access.kube.options(std::io::stdin().is_terminal()))?;
         let places = Places::of(&situation.environment, &situation.user);
         let name = SessionName::of(cluster.context(), cluster.namespace());
-        let holder = Holder {
-            process: Process::current()?,
-            context: cluster.context().to_owned(),
-            namespace: cluster.namespace().to_owned(),
-            server: cluster.server().to_owned(),
-            service: None,
-            fingerprint: None,
-        };
+        let holder = Holder::of(&cluster)?;
         Ok(Self {
             cluster,
             access,
@@ -212,13 +204,12 @@ impl Session {
     }
 
     fn names(&self, stack: &Stack, visible: &[String]) -> Names {
-        let connected = self.cluster.namespace();
-        Names {
-            namespace: connected.to_owned(),
-            domain: names::domain(&stack.peer_rx.borrow().grant.cluster.search),
-            namespaces: names::namespaces(connected, Some(visible), &self.namespaces),
-            reverse: Vec::new(),
-        }
+        names::known(
+            self.cluster.namespace(),
+            &stack.peer_rx.borrow().grant,
+            Some(visible),
+            &self.namespaces,
+        )
     }
 }
 

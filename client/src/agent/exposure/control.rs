@@ -6,7 +6,7 @@ use ::http::{Method, StatusCode};
 use anyhow::Context as _;
 use hyper::body::Bytes;
 use kvpn_wire::control::{
-    EVENTS_PATH, ErrorBody, Expose, Exposed, ExposureConflict, SESSION_PATH, exposure_path,
+    EVENTS_PATH, ErrorBody, Expose, Exposed, ExposureConflict, exposure_path,
 };
 use tokio::net::UnixStream;
 
@@ -17,8 +17,6 @@ use crate::cli::failure::{CONFLICT, FAILED, Failure};
 
 /// How long the gateway may take to answer; it asks the API server meanwhile.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// How long telling the gateway goodbye may take; it forgets the session by itself later.
-const GOODBYE_LIMIT: Duration = Duration::from_millis(500);
 
 /// The gateway's control API, as the session sees it.
 #[derive(Clone)]
@@ -81,15 +79,6 @@ impl Control {
             answer.status
         );
         Ok(answer)
-    }
-
-    /// Ends the session.
-    pub(super) async fn goodbye(&self) {
-        let goodbye = self.ask(Method::DELETE, SESSION_PATH, Bytes::new());
-        match tokio::time::timeout(GOODBYE_LIMIT, goodbye).await {
-            Ok(Ok(_)) => tracing::debug!("the gateway forgot the session"),
-            Ok(Err(_)) | Err(_) => tracing::debug!("the gateway was not told goodbye"),
-        }
     }
 
     async fn ask(

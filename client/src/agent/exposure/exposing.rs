@@ -203,7 +203,7 @@ impl Exposing {
                 self.sweep(&restored).await;
             }
         }
-        control.goodbye().await;
+        self.stack.goodbye().await;
         notes
     }
 

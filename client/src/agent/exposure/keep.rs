@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use kvpn_k8s::{Error as ClusterError, ExposedService};
-use kvpn_wire::control::StateEvent;
+use kvpn_wire::control::{ACTIVE_STATE, StateEvent};
 use tokio::sync::mpsc;
 
 use crate::agent::driver::Reading;
@@ -81,7 +81,7 @@ impl Exposing {
                 *taken_since = None;
                 judge.exposed(now());
                 self.board.recovered();
-                self.tell("active", live_tx).await;
+                self.tell(ACTIVE_STATE, live_tx).await;
                 None
             }
             Err(error) if self.may_pass(&error, taken_since) => {

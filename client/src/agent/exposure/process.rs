@@ -23,7 +23,6 @@ use crate::agent::report::State;
 use crate::agent::{end_on_signals, first_report, log_to, now};
 use crate::cli::failure::{CONFLICT, FAILED, Failure};
 use crate::cli::log;
-use crate::os::platform::Process as SystemProcess;
 
 /// A process that may hold an exposure; nothing else was changed.
 pub(crate) struct Process {
@@ -56,12 +55,8 @@ impl Process {
             log::for_agent(wanted.verbose, wanted.log_format);
         }
         let holder = Holder {
-            process: SystemProcess::current()?,
-            context: cluster.context().to_owned(),
-            namespace: cluster.namespace().to_owned(),
-            server: cluster.server().to_owned(),
             service: Some(wanted.service.clone()),
-            fingerprint: None,
+            ..Holder::of(&cluster)?
         };
         let path = wanted.places.lock(&name);
         let former = match lock::look(&path) {
