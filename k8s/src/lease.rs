@@ -152,7 +152,14 @@ mod tests {
 
     #[test]
     fn a_lease_is_lost_seven_seconds_after_its_last_change() {
-        let looks = [(0., "a"), (2., "b"), (4., "b"), (6., "b"), (8.9, "b"), (9., "b")];
+        let looks = [
+            (0., "a"),
+            (2., "b"),
+            (4., "b"),
+            (6., "b"),
+            (8.9, "b"),
+            (9., "b"),
+        ];
         assert_eq!(verdicts(&looks), [false, false, false, false, false, true]);
     }
 
