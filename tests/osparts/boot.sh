@@ -25,6 +25,7 @@ up() {
     mkdir -p "$state/$name" "$cgroups/kvpn-$name"
     echo "$cgroups/kvpn-$name" >"$state/$name/cgroup"
     # It joins the cgroup before the cgroup namespace is made, whose root that is then.
+    # shellcheck disable=SC2016  # that bash expands it
     setsid -f bash -c 'echo $BASHPID >"$1/cgroup.procs"; shift
         exec "$@"' \
         boot "$cgroups/kvpn-$name" "${network[@]}" \
