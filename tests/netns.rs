@@ -578,17 +578,9 @@ fn resolved_gets_the_links_names_and_loses_them_when_everybody_is_killed() {
 
     let stub = Stub::start(
         agent.tun.as_ref().unwrap().try_clone().unwrap(),
-        "web.default.svc.cluster.local",
-        [10, 96, 0, 7],
+        &[("web.default.svc.cluster.local", [10, 96, 0, 7])],
     );
-    let ask = |name: &str| {
-        sandbox
-            .shell(&format!(
-                "chroot $KVPN_BOX_ROOT dig +short +time=2 +tries=1 {name} A"
-            ))
-            .ok()
-            .stdout
-    };
+    let ask = |name: &str| dig(&sandbox, name);
     assert_eq!(
         ask("web.default.svc.cluster.local").trim(),
         "10.96.0.7",
@@ -625,6 +617,83 @@ fn resolved_gets_the_links_names_and_loses_them_when_everybody_is_killed() {
     sandbox.undo().ok();
     assert_as_before(&sandbox, &before, "helper and agent were killed");
     assert_eq!(ask("example.com").trim(), "198.51.100.7");
+}
+
+fn dig(sandbox: &Sandbox, name: &str) -> String {
+    let line = format!("chroot $KVPN_BOX_ROOT dig +short +time=2 +tries=1 {name} A");
+    sandbox.shell(&line).ok().stdout
+}
+
+/// Two clusters have 10.96.0.0/16; the second one's appears as 100.64.0.0/16, as its agent arranges it.
+#[test]
+fn one_shell_reaches_two_clusters_with_equal_ranges_by_name() {
+    let sandbox = Sandbox::with_resolved("twins");
+    let before = sandbox.traces();
+    let mut config = session();
+    config["routes"] = json!(["10.96.0.0/16"]);
+    config["dns"]["routing"] = json!([
+        "cluster.local",
+        "svc",
+        "pod",
+        "default",
+        "shop",
+        "a.kvpn.internal"
+    ]);
+    let mut first = Agent::start(&sandbox);
+    first.configure(&config);
+    config["addresses"] = json!(["198.19.0.6/30"]);
+    config["routes"] = json!(["100.64.0.0/16"]);
+    config["dns"] = json!({
+        "servers": ["198.19.0.7"], "search": ["eu.svc.cluster.local"],
+        "routing": ["cluster.local", "svc", "pod", "default", "eu", "b.kvpn.internal", "64.100.in-addr.arpa"],
+    });
+    let mut second = Agent::start(&sandbox);
+    let answer = second.configure(&config);
+    assert_eq!(
+        (texts(&answer, "refused"), texts(&answer, "notes")),
+        (String::new(), String::new())
+    );
+    let stub =
+        |agent: &Agent, names| Stub::start(agent.tun.as_ref().unwrap().try_clone().unwrap(), names);
+    let stubs = [
+        stub(
+            &first,
+            &[
+                ("web.shop", [10, 96, 0, 7]),
+                ("db.default.svc.cluster.local", [10, 96, 0, 8]),
+                ("api.default.a.kvpn.internal", [10, 96, 0, 9]),
+            ],
+        ),
+        stub(
+            &second,
+            &[
+                ("web.eu", [100, 64, 0, 7]),
+                ("queue.default.svc.cluster.local", [100, 64, 0, 8]),
+                ("api.default.b.kvpn.internal", [100, 64, 0, 9]),
+            ],
+        ),
+    ];
+    for (name, address, interface) in [
+        ("web.shop", "10.96.0.7", "kvpn0"),
+        ("web.eu", "100.64.0.7", "kvpn1"),
+        // Both may be asked for it; who knows the name wins.
+        ("db.default.svc.cluster.local", "10.96.0.8", "kvpn0"),
+        ("queue.default.svc.cluster.local", "100.64.0.8", "kvpn1"),
+        ("api.default.a.kvpn.internal", "10.96.0.9", "kvpn0"),
+        ("api.default.b.kvpn.internal", "100.64.0.9", "kvpn1"),
+    ] {
+        assert_eq!(dig(&sandbox, name).trim(), address, "{name}");
+        let line = format!("chroot $KVPN_BOX_ROOT getent ahostsv4 {name}");
+        let by_nss = sandbox.shell(&line).ok().stdout;
+        assert!(by_nss.starts_with(address), "{name}: {by_nss}");
+        let way = sandbox.run(&["ip", "route", "get", address]).ok().stdout;
+        assert!(way.contains(interface), "{name}: {way}");
+    }
+    drop((first, second));
+    for stub in stubs {
+        stub.end();
+    }
+    assert_as_before(&sandbox, &before, "both sessions ended");
 }
 
 #[test]

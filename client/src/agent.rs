@@ -32,6 +32,7 @@ pub(crate) mod stack;
 pub(crate) mod startup;
 pub(crate) mod upgrade;
 pub(crate) mod upstream;
+pub(crate) mod virtual_ranges;
 
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;

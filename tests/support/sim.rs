@@ -17,13 +17,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use kvpn_client_core::{CarrierChoice, ClientState, Config, Event, Names, Path};
+use kvpn_client_core::{CarrierChoice, ClientState, Config, Event, Mapping, Names, Netmap, Path};
 use kvpn_gateway_core::{
     Config as GatewayConfig, Flow, GatewayState, KernelFamilies, Limits, Path as ClientPath, Shard,
     StreamId,
 };
 use kvpn_wire::control::{ClusterFacts, CreateSession, SessionGrant, VERSION};
 use kvpn_wire::offload::Segmentation;
+use kvpn_wire::range::IpNetwork;
 use kvpn_wire::stream::Stream;
 use kvpn_wire::wireguard::PrivateKey;
 use rand::SeedableRng as _;
@@ -52,6 +53,8 @@ pub(crate) struct Setup {
     pub(crate) api_at_hand: bool,
     /// Whether the gateway is new enough to answer probes of the MTU.
     pub(crate) path_mtu: bool,
+    /// Where programs see the cluster's 10.96.0.0/12, if not there.
+    pub(crate) shown: Option<&'static str>,
 }
 
 impl Setup {
@@ -67,6 +70,7 @@ impl Setup {
             ],
             api_at_hand: true,
             path_mtu: true,
+            shown: None,
         }
     }
 
@@ -415,9 +419,9 @@ impl Sim {
 
     fn settle_once(&mut self) -> bool {
         let mut moved = false;
-        while let Some(packet) = self.programs.poll_packet() {
+        while let Some(mut packet) = self.programs.poll_packet() {
             self.client
-                .handle_tun_packet(&packet, Segmentation::Whole, self.now);
+                .handle_tun_packet(&mut packet, Segmentation::Whole, self.now);
             moved = true;
         }
         while let Some((packet, _)) = self.client.poll_packet() {
@@ -655,6 +659,9 @@ fn create_session(
 }
 
 fn client_config(setup: &Setup, private_key: PrivateKey, grant: SessionGrant) -> Config {
+    let real: IpNetwork = "10.96.0.0/12".parse().expect("a range");
+    let shown = setup.shown.map(|shown| shown.parse().expect("a range"));
+    let mapping = shown.and_then(|shown| Mapping::new(real, shown));
     Config {
         private_key,
         grant,
@@ -670,9 +677,11 @@ fn client_config(setup: &Setup, private_key: PrivateKey, grant: SessionGrant) ->
             namespace: "default".to_owned(),
             domain: "cluster.local".to_owned(),
             namespaces: vec!["default".to_owned(), "orders".to_owned()],
+            own_domain: None,
             reverse: Vec::new(),
         },
-        ranges: vec!["10.96.0.0/12".parse().expect("a range")],
+        netmap: Netmap::new(mapping.into_iter().collect(), Vec::new()),
+        ranges: vec![shown.unwrap_or(real)],
         split_dns: true,
         host_routes: true,
     }

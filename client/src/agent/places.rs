@@ -162,6 +162,11 @@ impl Places {
         self.run.join(format!("{name}.lock"))
     }
 
+    /// The file that a session keeps locked while it decides what it routes.
+    pub(crate) fn turn(&self) -> PathBuf {
+        self.run.join("turn")
+    }
+
     /// The session's log.
     pub(crate) fn log(&self, name: &SessionName) -> PathBuf {
         self.state.join(format!("{name}.log"))

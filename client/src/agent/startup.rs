@@ -18,13 +18,15 @@ use crate::agent::check::{self, PublicName};
 use crate::agent::driver::{Command, Figures, Handle, HostRoutes, Occurrence};
 use crate::agent::laptop::{self, Laptop};
 use crate::agent::message::Start;
-use crate::agent::network::Wish;
+use crate::agent::network::{self, Wish};
 use crate::agent::opening::{Opened, Opening};
+use crate::agent::others::{self, Others, Turn};
+use crate::agent::places::SessionName;
 use crate::agent::ranges::{self, Findings, Plan};
 use crate::agent::report::NetworkReport;
 use crate::agent::session::{self, Keys};
 use crate::agent::upstream::Upstream;
-use crate::agent::{gateway, names, now, others};
+use crate::agent::{gateway, names, now};
 use crate::cli::failure::{CONFLICT, FAILED, Failure};
 use crate::helper::{Configured, DnsBackend, DnsConfig, HelperConnection, NetworkConfig};
 use crate::os::Taken;
@@ -86,12 +88,15 @@ impl Startup<'_> {
         )
         .await?;
         let learnt = self.learn(&gateway).await?;
-        let plan = self.plan(&learnt).await?;
-        let names = self.names(&learnt, &plan);
+        let turn = self.turn().await?;
+        let others = self.others().await?;
+        let plan = self.plan(&learnt, &others)?;
+        let names = self.names(&learnt, &plan, &others);
         let dns = names::dns_config(session::stubs(&learnt.opened.keys.grant), &names);
         let configured = self
-            .configure(&learnt.opened.keys.grant, &plan, &dns)
+            .configure(&learnt.opened.keys.grant, &plan, &names, &dns)
             .await?;
+        drop(turn);
         let Learnt {
             opened:
                 Opened {
@@ -106,6 +111,7 @@ impl Startup<'_> {
         let opening = self.opening();
         let config = Config {
             ranges: plan.routes.clone(),
+            netmap: plan.netmap.clone(),
             split_dns: configured.split,
             host_routes: true,
             ..opening.config(&keys, &udp_candidates, &names)
@@ -128,6 +134,7 @@ impl Startup<'_> {
         let wish = Wish {
             addresses: session::blocks(&keys.grant)?,
             routes: plan.routes,
+            netmap: plan.netmap,
             dns,
         };
         Ok(Standing {
@@ -193,8 +200,23 @@ impl Startup<'_> {
         })
     }
 
+    /// Waits for other sessions that are just being set up: each has to know what those before it route.
+    async fn turn(&self) -> anyhow::Result<Option<Turn>> {
+        if self.is_programs() {
+            return Ok(None);
+        }
+        others::turn(&self.start.places).await.map(Some)
+    }
+
+    async fn others(&self) -> anyhow::Result<Others> {
+        if self.is_programs() {
+            return Ok(Others::default());
+        }
+        others::look(&self.start.places, &self.board.report(now())).await
+    }
+
     /// Decides what is routed.
-    async fn plan(&self, learnt: &Learnt) -> anyhow::Result<Plan> {
+    fn plan(&self, learnt: &Learnt, others: &Others) -> anyhow::Result<Plan> {
         let Learnt {
             laptop, discovery, ..
         } = learnt;
@@ -205,24 +227,25 @@ impl Startup<'_> {
             .chain(&learnt.opened.udp_candidates)
             .map(SocketAddr::ip);
         let grant = &learnt.opened.keys.grant;
-        let findings = Findings::of(self.start, laptop, discovery, grant, endpoints);
-        let plan = ranges::plan(&findings).map_err(|swallowed| {
-            Failure::new(CONFLICT, swallowed.to_string())
-                .hint("name a smaller range, or leave that network")
+        let findings = Findings {
+            foreign: others.foreign.clone(),
+            ..Findings::of(self.start, laptop, discovery, grant, endpoints)
+        };
+        let plan = ranges::plan(&findings).map_err(|conflict| {
+            Failure::new(CONFLICT, conflict.to_string()).hint(conflict.hint())
         })?;
         for note in &plan.notes {
             self.board.note(note);
         }
-        if !self.is_programs() {
-            let report = self.board.report(now());
-            others::refuse_equal_ranges(&self.start.places, &report, &plan.routes).await?;
-        }
         Ok(plan)
     }
 
-    fn names(&self, learnt: &Learnt, plan: &Plan) -> Names {
+    fn names(&self, learnt: &Learnt, plan: &Plan, others: &Others) -> Names {
+        let own_domain = (!self.is_programs())
+            .then(|| names::own_domain(&self.board.report(now()).name, &others.own_domains));
         let names = Names {
             reverse: plan.reverse.clone(),
+            own_domain,
             ..names::known(
                 self.cluster.namespace(),
                 &learnt.opened.keys.grant,
@@ -236,6 +259,13 @@ impl Startup<'_> {
                 "SERVICE.NAMESPACE is not routed: the namespace is a public domain too"
             );
         }
+        if let (Some(domain), false) = (&names.own_domain, others.names.is_empty()) {
+            let others: Vec<&str> = others.names.iter().map(SessionName::as_str).collect();
+            self.board.note(format!(
+                "{} is connected to another cluster: a name that both have may be answered by either; SERVICE.NAMESPACE.{domain} is always this one's",
+                others.join(", ")
+            ));
+        }
         names
     }
 
@@ -243,6 +273,7 @@ impl Startup<'_> {
         &mut self,
         grant: &SessionGrant,
         plan: &Plan,
+        names: &Names,
         dns: &DnsConfig,
     ) -> anyhow::Result<Configured> {
         self.board.step("setting routes and names");
@@ -262,7 +293,6 @@ impl Startup<'_> {
         for text in configured.refused.iter().chain(&configured.notes) {
             self.board.note(text);
         }
-        let domain = names::domain(&grant.cluster.search);
         self.board.update(|report| {
             report.network = Some(NetworkReport {
                 interface: configured.name.clone(),
@@ -275,9 +305,12 @@ impl Startup<'_> {
                 host_routes: Vec::new(),
                 dns_backend: configured.dns_backend.clone(),
                 dns_servers: dns.servers.clone(),
-                domain,
+                domain: names.domain.clone(),
                 search: dns.search.clone(),
                 routing_domains: dns.routing.clone(),
+                own_domain: names.own_domain.clone(),
+                virtual_ranges: network::virtual_ranges(&plan.netmap),
+                overlaps: plan.overlaps.clone(),
             });
         });
         Ok(configured)
@@ -311,13 +344,22 @@ impl Startup<'_> {
             .next()
             .context("the gateway granted no addresses")?;
         check::stub(stub, &names.domain).await?;
-        let (system, public) = tokio::join!(check::system(&names.domain), async {
-            match &public {
-                Some(name) => name.after().await,
-                None => Ok(()),
+        let (system, own, public) = tokio::join!(
+            check::system(&names.domain),
+            async {
+                match &names.own_domain {
+                    Some(domain) => check::system(domain).await,
+                    None => Ok(()),
+                }
+            },
+            async {
+                match &public {
+                    Some(name) => name.after().await,
+                    None => Ok(()),
+                }
             }
-        });
-        system.map_err(|error| {
+        );
+        system.and(own).map_err(|error| {
             let failure = Failure::new(FAILED, format!("{error:#}"));
             failure.hint("look at the `hosts:` line of /etc/nsswitch.conf and at /etc/resolv.conf; `kvpn doctor` shows which resolver is used")
         })?;
