@@ -7,17 +7,18 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{geteuid, setsid};
+use rustix::process::setsid;
 
-use crate::os::platform::{self, STATE_FOLDER};
+use crate::os::platform::{self, may_administer, state_folder};
 
 mod channel;
 mod connection;
+mod installed;
 mod journal;
+pub(crate) mod listen;
 mod own;
 pub(crate) mod protocol;
 mod server;
@@ -25,6 +26,7 @@ mod spawn;
 mod validate;
 
 pub(crate) use connection::{Configured, HelperConnection};
+pub(crate) use installed::{Installed, ask as ask_installed};
 pub(crate) use own::{OwnHelper, spawn_own};
 pub(crate) use protocol::{DnsBackend, DnsConfig, NetworkConfig};
 use server::Place;
@@ -40,7 +42,7 @@ pub(crate) use validate::limits as range_limits;
 /// Not root, or standard input is not a socket from the user who started it.
 pub(crate) fn run(serving: bool) -> Result<()> {
     ensure!(
-        geteuid().is_root(),
+        may_administer(),
         "the helper must run as root: `kvpn connect` starts it through sudo"
     );
     if serving {
@@ -98,7 +100,7 @@ fn serve() -> Result<()> {
     // Fails when this process leads a session already; then it is detached as well.
     let _ = setsid();
     let socket = stdin()?;
-    let place = Place::Machine(PathBuf::from(STATE_FOLDER));
+    let place = Place::Machine(state_folder());
     runtime()?.block_on(server::serve(socket, place))
 }
 
@@ -137,13 +139,12 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 /// Not root, or something cannot be put back; its record stays then.
 pub(crate) fn undo_leftovers() -> Result<Vec<String>> {
     ensure!(
-        geteuid().is_root(),
+        may_administer(),
         "only root can undo what a helper left: try `sudo kvpn disconnect`"
     );
     // A thread of its own, so that callers may be inside a runtime.
     let undone = std::thread::scope(|scope| {
-        let undoing =
-            scope.spawn(|| runtime()?.block_on(journal::undo_leftovers(Path::new(STATE_FOLDER))));
+        let undoing = scope.spawn(|| runtime()?.block_on(journal::undo_leftovers(&state_folder())));
         undoing.join()
     });
     undone.unwrap_or_else(|_| bail!("undoing what a helper left failed"))

@@ -1,10 +1,10 @@
 #!/bin/bash
 # root.sh: prints the folder of a small Debian that holds the real parts the tests run (systemd-resolved,
-# D-Bus, dnsmasq, dig, nss-resolve). Built once, kept in the user's cache, keyed by this file's content.
+# D-Bus, polkit, dnsmasq, dig, nss-resolve). Built once, kept in the user's cache, keyed by this file's content.
 # Must not change anything of the machine: debootstrap is unpacked from its package, not installed.
 set -euo pipefail
 suite=bookworm
-packages=systemd,systemd-resolved,dbus,libnss-resolve,iproute2,dnsmasq-base,bind9-dnsutils,musl
+packages=systemd,systemd-resolved,dbus,libnss-resolve,polkitd,libpam-systemd,iproute2,dnsmasq-base,bind9-dnsutils,musl
 
 key=$(sha256sum "${BASH_SOURCE[0]}" | cut -c1-16)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/kvpn-osparts

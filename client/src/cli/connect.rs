@@ -1,6 +1,8 @@
 //! `kvpn connect`: starts helper and agent, follows the agent until traffic and names work.
 
 use std::io::IsTerminal as _;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -21,7 +23,8 @@ use crate::cli::access::AccessArgs;
 use crate::cli::expose;
 use crate::cli::failure::{CONFLICT, FAILED, Failure};
 use crate::cli::progress::Display;
-use crate::helper;
+use crate::helper::{self, Escalation, Installed};
+use crate::os::platform::service::SOCKET;
 
 /// How long a credential plugin of the kubeconfig may take.
 const EXEC_LIMIT: Duration = Duration::from_secs(60);
@@ -166,18 +169,27 @@ pub(crate) async fn run(situation: Situation, args: ConnectArgs) -> anyhow::Resu
     if let Some(contact) = Contact::open(&places, &name).await? {
         return join(contact, &cluster, &name, &display).await;
     }
-    let asks_password = situation.user.escalation() == helper::Escalation::Sudo;
+    let escalation = situation.user.escalation();
+    let installed = match escalation {
+        Escalation::Direct => Installed::Absent,
+        Escalation::Sudo => helper::ask_installed(Path::new(SOCKET)).await,
+    };
+    let is_given = matches!(installed, Installed::Given(_));
+    let asks_password = escalation == Escalation::Sudo && !is_given;
     if asks_password || interactive {
         // Nobody should type a password for a cluster that is not there; and only here can a plugin ask its user.
         display.step(&format!("calling {}", cluster.server()));
         cluster.version().await?;
     }
     let mut signals = Signals::new()?;
-    if asks_password {
-        display.pause();
-    }
-    let helper = helper::spawn(situation.user.escalation())?;
-    display.resume();
+    let helper = match installed {
+        Installed::Given(helper) => helper,
+        Installed::Absent => elevate(escalation, &display)?,
+        Installed::Refused(why) => {
+            display.note(&format!("note: {why}; without it sudo is needed"));
+            elevate(escalation, &display)?
+        }
+    };
     let mut launched = launch(&situation.user, helper)?;
     let stay = start.foreground;
     launched
@@ -191,6 +203,16 @@ pub(crate) async fn run(situation: Situation, args: ConnectArgs) -> anyhow::Resu
         return join_other(&places, &cluster, &name, &display).await;
     }
     finish(outcome, launched, &name).await
+}
+
+/// A helper of our own; sudo may ask for a password on the terminal.
+fn elevate(escalation: Escalation, display: &Display) -> anyhow::Result<OwnedFd> {
+    if escalation == Escalation::Sudo {
+        display.pause();
+    }
+    let helper = helper::spawn(escalation);
+    display.resume();
+    helper
 }
 
 /// Another `connect` was quicker: its session is as good as one of our own.

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use rustix::process::geteuid;
+use rustix::thread::{CapabilitySet, capabilities};
 use serde::{Deserialize, Serialize};
 
 use super::Dns;
@@ -16,6 +18,8 @@ mod process;
 mod resolv_conf;
 mod resolved;
 mod routes;
+#[path = "linux/systemd.rs"]
+pub(crate) mod service;
 mod tun;
 mod unshare;
 mod watch;
@@ -27,8 +31,10 @@ pub(crate) use tun::LinuxTun as SystemTun;
 pub(crate) use unshare::{Unshared, join, remedy, unshare};
 pub(crate) use watch::{Changes, time_asleep};
 
-/// Where a helper keeps what undoes it. On a disk that survives a power cut, because `/etc/resolv.conf` does too.
-pub(crate) const STATE_FOLDER: &str = "/var/lib/kvpn";
+/// Where a helper of root's keeps what undoes it. On a disk that survives a power cut, because `/etc/resolv.conf` does too.
+const STATE_FOLDER: &str = "/var/lib/kvpn";
+/// Where the installed helper does that is not root: the other folder is not its to read.
+const SERVICE_STATE_FOLDER: &str = "/var/lib/kvpn-helper";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const NSSWITCH_CONF: &str = "/etc/nsswitch.conf";
 /// systemd-resolved's list of the servers it asks itself.
@@ -49,6 +55,20 @@ impl DnsUndo {
             Self::ResolvConf(saved) => saved.restore(),
         }
     }
+}
+
+/// Where this helper keeps what undoes it.
+pub(crate) fn state_folder() -> PathBuf {
+    PathBuf::from(if geteuid().is_root() {
+        STATE_FOLDER
+    } else {
+        SERVICE_STATE_FOLDER
+    })
+}
+
+/// Whether this process may change the machine's network.
+pub(crate) fn may_administer() -> bool {
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN))
 }
 
 /// Picks how names are split, for the interface with this index. `session` names what is kept for a crash.
