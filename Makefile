@@ -86,6 +86,10 @@ bench-tunnels: bench-programs # wireguard-go, boringtun-cli, gotatun-cli and kvp
 bench-cluster: image bench-programs cluster # kubectl port-forward and kvpn, every datapath and carrier; needs root
 	KVPN_BIN=$(CURDIR)/target/release/kvpn benches/cluster.sh
 
+.PHONY: bench-exposures
+bench-exposures: image bench-programs cluster ## `kvpn expose`: time to take effect and to restore, lost requests, many exposures
+	KVPN_BIN=$(CURDIR)/target/release/kvpn benches/exposures.py
+
 .PHONY: bench-full
 bench-full: bench-programs ## 0, 20, 80 ms x 0, 0.1, 1 % loss, every peer (2 h)
 	python3 benches/tunnels compare --full --rounds 3

@@ -13,6 +13,7 @@ pub(crate) mod control;
 pub(crate) mod driver;
 pub(crate) mod exposure;
 pub(crate) mod gateway;
+pub(crate) mod goodbye;
 pub(crate) mod http;
 pub(crate) mod keeper;
 pub(crate) mod laptop;
@@ -35,13 +36,11 @@ pub(crate) mod upstream;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
-use ::http::Method;
 use anyhow::{Context as _, bail};
 use futures::{SinkExt as _, StreamExt as _};
 use kvpn_k8s::Cluster;
-use kvpn_wire::control::SESSION_PATH;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -49,7 +48,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::board::{Board, End};
 use crate::agent::control::{Caller, Control, Lines};
-use crate::agent::driver::{Figures, Handle};
+use crate::agent::driver::Figures;
 use crate::agent::keeper::{Keeper, Routing};
 use crate::agent::lock::{Holder, Lock};
 use crate::agent::message::{Reply, Request, Start};
@@ -62,9 +61,6 @@ use crate::cli::failure::Failure;
 use crate::cli::log;
 use crate::helper::HelperConnection;
 use crate::os::platform::Process;
-
-/// How long telling the gateway goodbye may take; it forgets the session by itself later.
-const GOODBYE_LIMIT: Duration = Duration::from_millis(500);
 
 /// The agent's clock, and the only one.
 #[expect(
@@ -162,14 +158,7 @@ impl Agent {
             log_to(&start.places, &name)?;
         }
         log::for_agent(start.verbose, start.log_format);
-        let holder = Holder {
-            process: Process::current()?,
-            context: cluster.context().to_owned(),
-            namespace: cluster.namespace().to_owned(),
-            server: cluster.server().to_owned(),
-            service: None,
-            fingerprint: None,
-        };
+        let holder = Holder::of(&cluster)?;
         let Some(lock) = Lock::take(start.places.lock(&name), &holder)? else {
             return Ok(None);
         };
@@ -275,7 +264,7 @@ impl Agent {
         keeper.abort();
         changes.abort();
         let peer = peer_rx.borrow().clone();
-        say_goodbye(&peer, &driver).await;
+        goodbye::goodbye(&driver, &peer).await;
         stop.cancel();
         let reason = match end {
             End::Wanted => None,
@@ -321,7 +310,8 @@ fn log_to(places: &Places, name: &SessionName) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn first_report(places: &Places, name: &SessionName, holder: &Holder) -> SessionReport {
+/// What is reported of a session before anything was done.
+pub(crate) fn first_report(places: &Places, name: &SessionName, holder: &Holder) -> SessionReport {
     SessionReport {
         name: name.clone(),
         state: State::Connecting,
@@ -370,20 +360,6 @@ async fn end_with(program: Process, board: Arc<Board>) {
         );
     }
     board.end(End::Wanted);
-}
-
-/// Ends the session at the gateway, through the tunnel, so that its address is free and the gateway idle.
-async fn say_goodbye(peer: &Peer, driver: &Handle) {
-    let Ok(control) = peer.control() else { return };
-    let goodbye = tokio::time::timeout(GOODBYE_LIMIT, async {
-        let stream = driver.dial(control).await?;
-        http::ask(stream, Method::DELETE, SESSION_PATH).await
-    });
-    match goodbye.await {
-        Ok(Ok((status, _))) => tracing::debug!(%status, "the gateway forgot the session"),
-        Ok(Err(error)) => tracing::debug!(error = format!("{error:#}"), "the gateway was not told"),
-        Err(_) => tracing::debug!("the gateway did not answer the goodbye"),
-    }
 }
 
 /// Has the helper undo everything; what the user should know about that.

@@ -16,6 +16,7 @@ pub(crate) mod log;
 pub(crate) mod manual;
 pub(crate) mod output;
 pub(crate) mod progress;
+pub(crate) mod proxy;
 pub(crate) mod restore;
 pub(crate) mod run;
 pub(crate) mod service;
@@ -107,6 +108,7 @@ pub(crate) enum Command {
     Run(run::RunArgs),
     #[command(subcommand)]
     Service(service::ServiceCommand),
+    Proxy(proxy::ProxyArgs),
     Completion(manual::CompletionArgs),
     Man(manual::ManArgs),
     /// The privileged process that opens the TUN and sets routes and names (started by `connect`)
@@ -167,7 +169,8 @@ pub(crate) fn run(parsed: Cli) -> anyhow::Result<ExitCode> {
         | Command::Doctor(_)
         | Command::Env(_)
         | Command::Run(_)
-        | Command::Service(_) => {}
+        | Command::Service(_)
+        | Command::Proxy(_) => {}
     }
     let environment = Environment::read()?;
     let user = User::of_caller(&environment)?;
@@ -192,6 +195,7 @@ pub(crate) fn run(parsed: Cli) -> anyhow::Result<ExitCode> {
         Command::Env(args) => block_on(env::run(situation, args)),
         Command::Run(args) => run::run(situation, args),
         Command::Service(command) => service::run(&situation, &command),
+        Command::Proxy(args) => block_on(proxy::run(situation, args)),
         Command::Completion(_) | Command::Man(_) | Command::Helper(_) | Command::Agent => {
             Ok(ExitCode::SUCCESS)
         }
@@ -211,6 +215,7 @@ fn runs_plugins(command: &Command) -> bool {
             | Command::List(_)
             | Command::Env(_)
             | Command::Run(_)
+            | Command::Proxy(_)
     )
 }
 

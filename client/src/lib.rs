@@ -6,6 +6,7 @@ mod agent;
 mod cli;
 mod helper;
 mod os;
+mod proxy;
 pub mod tunnel;
 
 use std::process::ExitCode;

@@ -477,3 +477,28 @@ fn await_file(path: &Path) {
         std::thread::sleep(Duration::from_millis(10));
     }
 }
+
+#[test]
+fn a_proxy_without_a_password_is_for_this_machine_only() {
+    let home = Home::new();
+    for open in [["--socks", "0.0.0.0:0"], ["--http", "[::]:0"]] {
+        let output = home.kvpn(&["proxy", "--no-auth", open[0], open[1]]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("--no-auth"), "{said}");
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_is_named_before_the_cluster_is_asked() {
+    let home = Home::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = home.kvpn(&["proxy", "--socks", &address]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains(&address) && said.contains("--socks 127.0.0.1:0"),
+        "{said}"
+    );
+}

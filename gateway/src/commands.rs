@@ -36,6 +36,8 @@ pub(crate) enum Command {
     End(SessionIndex, oneshot::Sender<bool>),
     /// Open a flow to a port of a session's laptop, and join it with this end.
     Dial(SessionIndex, u16, DialledEnd),
+    /// Reset the flows that were opened to a session's laptop, unless it is heard again.
+    GiveUp(SessionIndex),
     /// Tell how long ago each of these sessions was heard; `None` for those that have ended.
     Heard(Vec<SessionIndex>, oneshot::Sender<Vec<Option<Duration>>>),
     /// Tell whose session it is; `None` when it has ended.
@@ -165,6 +167,11 @@ impl Commands {
         let driver = self.driver_of(session);
         driver.send(command).map_err(io::Error::other)?;
         Ok(datagrams)
+    }
+
+    /// Ends the flows to the laptop of a session that is silent. A driver that is dead has none.
+    pub(crate) fn give_up(&self, session: SessionIndex) {
+        drop(self.driver_of(session).send(Command::GiveUp(session)));
     }
 
     /// How long ago each session was heard, in their order; `None` for those that have ended.

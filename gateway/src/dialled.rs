@@ -200,7 +200,7 @@ impl Datagrams for LaptopDatagrams {
         self.over.reader.register(cx.waker());
         let received = self.socket.poll_recv(cx, buffer);
         if received.is_pending() && self.over.refused.load(Ordering::Acquire) {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionRefused.into()));
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         received
     }
@@ -254,9 +254,6 @@ mod tests {
         };
         assert_eq!(read().await.unwrap(), b"last");
         drop(driver);
-        assert_eq!(
-            read().await.unwrap_err().kind(),
-            io::ErrorKind::ConnectionRefused
-        );
+        assert_eq!(read().await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 }

@@ -30,7 +30,7 @@ use tokio::net::{TcpListener, UdpSocket};
 pub use choice::{Choice, Claim, Owner};
 pub use dial::{Datagrams, Dial, Stream, Target};
 pub use events::{
-    ConnectionRecord, Counters, Counts, Gauges, Protocol, Record, RequestRecord, Share,
+    ConnectionRecord, Counters, Counts, Gauges, Protocol, Record, RequestRecord, Room, Share,
 };
 pub use proxy_protocol::ProxyProtocol;
 use shared::Shared;
@@ -42,6 +42,8 @@ pub struct Settings {
     pub name: Arc<str>,
     /// Bounds.
     pub limits: Limits,
+    /// Room for open connections and UDP clients, of all ports that have it from one place.
+    pub room: Room,
     /// How laptops and the origin are reached.
     pub dial: Arc<dyn Dial>,
     /// A random number, for shares of the traffic.
@@ -82,10 +84,10 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 4096,
+            connections: 2048,
             header_bytes: 64 << 10,
             header_fields: 256,
-            laptop_dial: Duration::from_secs(2),
+            laptop_dial: Duration::from_millis(1500),
             origin_dial: Duration::from_secs(10),
             first_bytes: Duration::from_millis(200),
             first_line: Duration::from_secs(30),

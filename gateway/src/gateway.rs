@@ -16,6 +16,7 @@ use crate::directory::Directory;
 use crate::driver::{Driver, Opening, Parts};
 use crate::http::{self, ControlConnections};
 use crate::kernel::Datapaths;
+use crate::listening;
 use crate::neighbours::Neighbours;
 use crate::pod;
 use crate::services::{Kubernetes, Services};
@@ -233,12 +234,11 @@ async fn listen_on(address: SocketAddr, what: &str) -> anyhow::Result<TcpListene
         .with_context(|| format!("listening on {address} for {what}"))
 }
 
-/// Both families where the pod has both.
 async fn listen_on_all(port: u16, what: &str) -> anyhow::Result<TcpListener> {
-    match TcpListener::bind(SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port))).await {
-        Ok(listener) => Ok(listener),
-        Err(_) => listen_on(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), what).await,
-    }
+    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    listening::tcp(port)
+        .await
+        .with_context(|| format!("listening on {address} for {what}"))
 }
 
 /// Each flow has a socket; the usual soft limit of 1024 is for programs that use select(2).

@@ -1,4 +1,4 @@
-//! The HTTP side: control API, health, metrics. It decides nothing: the driver is asked over [`Commands`](crate::commands::Commands).
+//! The HTTP side: control API, health, metrics. It decides nothing: the driver is asked over [`Commands`].
 
 mod control;
 mod exposures;

@@ -13,6 +13,7 @@ pub mod exposure;
 mod gateway;
 mod http;
 mod kernel;
+mod listening;
 mod neighbours;
 mod pod;
 mod services;

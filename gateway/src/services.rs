@@ -2,6 +2,7 @@
 //! restores, closes. HTTP asks it over [`ServicesHandle`]; what takes time (the API server) runs beside it and comes back as [`News`].
 
 mod dial;
+mod handle;
 mod kubernetes;
 mod port;
 mod standby;
@@ -15,49 +16,31 @@ use kvpn_gateway_core::{
     ExposureAction, ExposureRefused, Exposures, SILENT_AFTER, ServiceKey, SessionIndex,
 };
 use kvpn_k8s::{ExposedService, ServiceChange, Whose};
-use kvpn_wire::control::{Expose, Exposed, ExposureList, ListeningPort};
+use kvpn_wire::control::{Exposed, ExposureList, ListeningPort};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::commands::{Commands, Unanswered};
-use crate::exposure::{Counters, Record};
+use crate::commands::Commands;
+use crate::exposure::{Counters, Record, Room};
 use dial::{Laptop, Origin};
+use handle::Request;
+pub(crate) use handle::{ServicesHandle, Wish};
 pub(crate) use kubernetes::Kubernetes;
-use port::Port;
+use port::{Port, Ways};
 use standby::Standby;
 pub(crate) use view::View;
 use view::Views;
 
-/// Requests that wait, and news.
+/// News that wait.
 const QUEUE: usize = 1024;
+/// Open connections and UDP clients of all exposures: each holds up to 64 KiB of the pod's 512 MiB.
+const CONNECTIONS: usize = 4096;
 /// How often the drivers are asked which sessions they heard, while there are exposures.
 const LISTEN: Duration = Duration::from_secs(1);
 /// How often a port is looked for that nothing else in the pod has.
 const ATTEMPTS: usize = 8;
 /// How long restoring all Services may take when the gateway ends.
 const LEAVING: Duration = Duration::from_secs(2);
-
-/// What HTTP asks for.
-#[derive(Debug)]
-enum Request {
-    Expose(Box<Wish>, oneshot::Sender<Result<Exposed, ExposureRefused>>),
-    Unexpose(ServiceKey, String, oneshot::Sender<bool>),
-    List(Option<String>, oneshot::Sender<ExposureList>),
-    Watch(String, mpsc::Sender<View>),
-    Leave(oneshot::Sender<()>),
-}
-
-/// One session's wish.
-#[derive(Debug)]
-pub(crate) struct Wish {
-    pub(crate) key: ServiceKey,
-    pub(crate) session: SessionIndex,
-    /// The session's, by its key.
-    pub(crate) fingerprint: String,
-    pub(crate) expose: Expose,
-    /// The sessions that the Service's annotation names; `None` when this gateway may not read it.
-    pub(crate) named: Option<Vec<String>>,
-}
 
 /// What happened beside the task.
 #[derive(Debug)]
@@ -74,72 +57,10 @@ enum News {
     Heard(Vec<(String, Option<Duration>)>),
 }
 
-/// The way to the task.
-#[derive(Debug, Clone)]
-pub(crate) struct ServicesHandle {
-    requests: mpsc::Sender<Request>,
-}
-
-impl ServicesHandle {
-    /// Listens for a session's Service, or changes what it wants.
-    pub(crate) async fn expose(
-        &self,
-        wish: Wish,
-    ) -> Result<Result<Exposed, ExposureRefused>, Unanswered> {
-        self.ask(|answer| Request::Expose(Box::new(wish), answer))
-            .await
-    }
-
-    /// Ends a session's part; whether there was one.
-    pub(crate) async fn unexpose(
-        &self,
-        key: ServiceKey,
-        fingerprint: String,
-    ) -> Result<bool, Unanswered> {
-        self.ask(|answer| Request::Unexpose(key, fingerprint, answer))
-            .await
-    }
-
-    /// All exposures, as the session of this fingerprint sees them.
-    pub(crate) async fn list(
-        &self,
-        fingerprint: Option<String>,
-    ) -> Result<ExposureList, Unanswered> {
-        self.ask(|answer| Request::List(fingerprint, answer)).await
-    }
-
-    /// What is served of a session's Services from now on; ends with the gateway.
-    pub(crate) async fn watch(
-        &self,
-        fingerprint: String,
-    ) -> Result<mpsc::Receiver<View>, Unanswered> {
-        let (views_tx, views) = mpsc::channel(QUEUE);
-        let request = Request::Watch(fingerprint, views_tx);
-        self.requests.send(request).await.map_err(|_| Unanswered)?;
-        Ok(views)
-    }
-
-    /// Gives all Services back to their origins, because the gateway is about to end.
-    pub(crate) async fn leave(&self) {
-        // It ends all the same.
-        drop(self.ask(Request::Leave).await);
-    }
-
-    async fn ask<T>(
-        &self,
-        request: impl FnOnce(oneshot::Sender<T>) -> Request,
-    ) -> Result<T, Unanswered> {
-        let (sender, receiver) = oneshot::channel();
-        let request = request(sender);
-        self.requests.send(request).await.map_err(|_| Unanswered)?;
-        receiver.await.map_err(|_| Unanswered)
-    }
-}
-
 /// The task's possessions.
 pub(crate) struct Services {
     table: Exposures,
-    commands: Commands,
+    ways: Ways,
     kubernetes: Kubernetes,
     ports: BTreeMap<(ServiceKey, ListeningPort), Port>,
     origins: BTreeMap<ServiceKey, Arc<Origin>>,
@@ -150,17 +71,20 @@ pub(crate) struct Services {
     standby: Standby,
     requests: mpsc::Receiver<Request>,
     news: mpsc::Receiver<News>,
-    news_tx: mpsc::Sender<News>,
 }
 
 impl Services {
     /// The task, to be [run](Self::run), and the way to it.
     pub(crate) fn new(commands: Commands, kubernetes: Kubernetes) -> (Self, ServicesHandle) {
-        let (requests_tx, requests) = mpsc::channel(QUEUE);
+        let (handle, requests) = ServicesHandle::new();
         let (news_tx, news) = mpsc::channel(QUEUE);
         let services = Self {
             table: Exposures::default(),
-            commands,
+            ways: Ways {
+                commands,
+                news: news_tx,
+                room: Room::new(CONNECTIONS),
+            },
             standby: Standby::new(kubernetes.clone()),
             kubernetes,
             ports: BTreeMap::new(),
@@ -170,10 +94,6 @@ impl Services {
             views: Views::default(),
             requests,
             news,
-            news_tx,
-        };
-        let handle = ServicesHandle {
-            requests: requests_tx,
         };
         (services, handle)
     }
@@ -181,7 +101,7 @@ impl Services {
     /// Runs until nobody can ask any more.
     pub(crate) async fn run(mut self) {
         let mut beside = JoinSet::new();
-        beside.spawn(self.kubernetes.clone().watch(self.news_tx.clone()));
+        beside.spawn(self.kubernetes.clone().watch(self.ways.news.clone()));
         let mut listen = tokio::time::interval(LISTEN);
         listen.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -268,13 +188,13 @@ impl Services {
     /// A port that something else in the pod has is not in [`Self::ports`] afterwards.
     async fn open(&mut self, key: &ServiceKey, port: ListeningPort) {
         let origin = self.origin(key);
-        match Port::open(key, port, origin, &self.commands, &self.news_tx).await {
+        match Port::open(key, port, origin, &self.ways).await {
             Ok(opened) => {
                 self.ports.insert((key.clone(), port), opened);
             }
             Err(error) => {
                 tracing::warn!(port = port.gateway_port, %error, "cannot listen for an exposure");
-                self.table.port_unusable(key, port.gateway_port);
+                self.table.port_unusable(key, port);
             }
         }
     }
@@ -294,7 +214,7 @@ impl Services {
                 ExposureAction::Listen(key, port) => self.open(&key, port).await,
                 ExposureAction::Choose(key) => self.choose(&key),
                 ExposureAction::Restore(key, session) => {
-                    let (kubernetes, news) = (self.kubernetes.clone(), self.news_tx.clone());
+                    let (kubernetes, news) = (self.kubernetes.clone(), self.ways.news.clone());
                     beside.spawn(async move {
                         let whose = Whose::Session(session.clone());
                         let done = kubernetes.restore(&key, &whose).await;
@@ -345,7 +265,13 @@ impl Services {
 
     fn hear(&mut self, news: News, beside: &mut JoinSet<()>) {
         match news {
-            News::Restored(key, session, true) => self.table.ended(&key, &session, now()),
+            News::Restored(key, session, true) => {
+                self.table.ended(&key, &session, now());
+                // One that ends in good order goes on with what it has begun.
+                if let Some(index) = self.sessions.get(&session) {
+                    self.ways.commands.give_up(*index);
+                }
+            }
             News::Restored(_, _, false) => {}
             News::Changed(change) => self.changed(change, beside),
             News::Read(key, exposed) => self.read(&key, exposed.as_deref()),
@@ -402,7 +328,7 @@ impl Services {
     }
 
     fn read_again(&self, key: ServiceKey, beside: &mut JoinSet<()>) {
-        let (kubernetes, news) = (self.kubernetes.clone(), self.news_tx.clone());
+        let (kubernetes, news) = (self.kubernetes.clone(), self.ways.news.clone());
         beside.spawn(async move {
             if let Ok(exposed) = kubernetes.exposure(&key).await {
                 let exposed = exposed.map(Box::new);
@@ -439,7 +365,7 @@ impl Services {
         if asked.is_empty() {
             return;
         }
-        let (commands, news) = (self.commands.clone(), self.news_tx.clone());
+        let (commands, news) = (self.ways.commands.clone(), self.ways.news.clone());
         beside.spawn(async move {
             let (names, indices): (Vec<String>, Vec<SessionIndex>) = asked.into_iter().unzip();
             if let Ok(heard) = commands.heard(&indices).await {

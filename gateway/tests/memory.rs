@@ -11,7 +11,9 @@ use futures::future::BoxFuture;
 use hyper::service::service_fn;
 use hyper::{Request, Response, body::Incoming};
 use hyper_util::rt::TokioIo;
-use kvpn_gateway::exposure::{Choice, Datagrams, Dial, Exposure, Limits, Settings, Stream, Target};
+use kvpn_gateway::exposure::{
+    Choice, Datagrams, Dial, Exposure, Limits, Room, Settings, Stream, Target,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -70,6 +72,7 @@ async fn a_gibibyte_each_way_takes_no_room() {
     let settings = Settings {
         name: "shop/web:80".into(),
         limits: Limits::default(),
+        room: Room::new(1),
         dial: Arc::new(Origin(echo().await)),
         dice: Arc::new(|| 0),
         records: Arc::new(|_| false),

@@ -1,5 +1,5 @@
 #!/bin/bash
-# demo.sh: `make demo`. Shows on a real Kubernetes what `kvpn connect` does, each claim with its proof, and
+# demo.sh: `make demo`. Shows on a real Kubernetes what `kvpn connect` and `kvpn expose` do, each claim with its proof, and
 # takes everything away again, also after a failure or Ctrl-C. The Kubernetes is the test cluster, or, with
 # KUBECONFIG set, yours: then the gateway's image is KVPN_GATEWAY_IMAGE or is loaded into kind or k3d.
 set -euo pipefail
@@ -8,13 +8,14 @@ ROOT=$(cd "$HERE/../.." && pwd)
 cd "$ROOT"
 KVPN_BIN=${KVPN_BIN:-$ROOT/target/debug/kvpn} KVPN_IMAGE_TAR=${KVPN_IMAGE_TAR:-$ROOT/target/kvpn-gateway.tar}
 LAPTOP=kvpn-laptop-demo
-proofs=0 failures=0 connected='' booted='' installed=''
+proofs=0 failures=0 connected='' exposed='' booted='' installed=''
 ours() { [ -z "${KUBECONFIG:-}" ] || [ "$KUBECONFIG" = "$STATE/kubeconfig" ]; }
 
 # shellcheck disable=SC2317  # the traps call it
 clean_up() {
   local status=$?
   trap - EXIT INT TERM
+  [ -z "$exposed" ] || on_laptop kvpn unexpose --all >/dev/null 2>&1 || true
   [ -z "$connected" ] || on_laptop kvpn disconnect >/dev/null 2>&1 || true
   [ -z "$installed" ] || on_laptop kvpn gateway uninstall >/dev/null 2>&1 || true
   if ours; then
@@ -98,7 +99,7 @@ if ours; then on_laptop kvpn gateway uninstall >/dev/null 2>&1 || true; fi
 on_laptop kvpn gateway status >/dev/null 2>&1 || installed=yes
 say "kvpn connect"
 connected=yes
-on_laptop kvpn connect
+on_laptop kvpn -q connect
 if ours; then
   prove "a Service by its short name" '^host=echo-' curl -sS -m 5 http://echo/
   prove "a Service of another namespace" '^host=echo-' curl -sS -m 5 http://echo.other/
@@ -115,6 +116,25 @@ if ours; then
 else
   prove "the API server's Service by name" '^[0-9a-f]+[.:]' getent hosts kubernetes.default.svc.cluster.local
   prove "and through the tunnel" 'gitVersion|Unauthorized|Forbidden' curl -ksS -m 5 https://kubernetes.default.svc.cluster.local/version
+fi
+if ours; then
+  say "kvpn expose"
+  service_object() { "$HERE/k" get service echo -o jsonpath='{.spec}'; }
+  spec=$(service_object)
+  on_laptop bash -c "traffic serve -name laptop -http 127.0.0.1:8080 -grpc '' -lines '' >/dev/null 2>&1 &"
+  exposed=yes
+  on_laptop kvpn -q expose --detach 8080:80 as echo --match 'x-demo: yes'
+  # kube-proxy takes changes once a second.
+  prove "a request that matches comes to the laptop" '^X-Served-By: laptop' bash -c \
+    'for _ in {1..50}; do curl -sSi -m 5 -H "x-demo: yes" http://echo/ | grep X-Served-By && break; sleep 0.1; done'
+  prove "any other goes to the Service's own pods" '^host=echo-' curl -sS -m 5 http://echo/
+  prove "who has it is known" 'echo .*x-demo: yes' kvpn list
+  on_laptop kvpn -q unexpose echo
+  exposed=''
+  prove "afterwards the pods answer everything" '^host=echo-' curl -sS -m 5 -H 'x-demo: yes' http://echo/
+  proofs=$((proofs + 1))
+  if [ "$(service_object)" = "$spec" ]; then echo "ok    the Service is what it was"
+  else failures=$((failures + 1)); echo "FAIL  the Service is not what it was: $(service_object)"; fi
 fi
 on_laptop kvpn status | grep -E '^ (state|gateway|carrier .*in use|interface|traffic)'
 on_laptop kvpn disconnect

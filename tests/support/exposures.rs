@@ -248,6 +248,16 @@ impl Origin {
     }
 }
 
+/// The pods of a test that went well make way for those of the next.
+impl Drop for Origin {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let delete = ["delete", "namespace", self.namespace, "--wait=false"];
+            Cluster::get().kubectl(&delete).ok();
+        }
+    }
+}
+
 /// A poller in a pod.
 #[derive(Debug)]
 pub struct Poll<'origin> {
@@ -298,16 +308,22 @@ pub fn now() -> i64 {
 /// When they do not get so.
 pub fn await_nodes() {
     let ready = || {
-        let all = ["wait", "--all", "--for=condition=Ready", "--timeout=1s"];
-        let [nodes, pods] = [&["nodes"][..], &["pods", "-A"]]
-            .map(|what| Cluster::get().kubectl(&[&all[..], what].concat()));
-        nodes.code == 0 && pods.code == 0
+        let all = Cluster::get().kubectl(&["get", "nodes,pods", "-A", "-o", "json"]);
+        let all = (all.code == 0).then(|| all.json());
+        let items = all.and_then(|all| all["items"].as_array().cloned());
+        items.is_some_and(|items| items.iter().all(is_ready))
     };
     assert!(
         eventually(2 * PATIENCE, ready),
         "{}",
         Cluster::get().kubectl(&["get", "nodes,pods", "-A"])
     );
+}
+
+fn is_ready(object: &Value) -> bool {
+    let conditions = object["status"]["conditions"].as_array();
+    let mut conditions = conditions.into_iter().flatten();
+    conditions.any(|one| one["type"] == "Ready" && one["status"] == "True")
 }
 
 fn asker(node: u8) -> String {

@@ -24,7 +24,7 @@
 mod exposure;
 
 pub use exposure::{
-    ALL_EXPOSURES_PATH, CONNECTION_EVENT, ConnectionEvent, Destination, EVENTS_PATH,
+    ACTIVE_STATE, ALL_EXPOSURES_PATH, CONNECTION_EVENT, ConnectionEvent, Destination, EVENTS_PATH,
     EXPOSURES_PATH, Expose, Exposed, ExposedPort, ExposureConflict, ExposureList, ExposureStatus,
     LOST_EVENT, ListeningPort, LostEvents, MAX_EXPOSED_PORTS, REQUEST_EVENT, RequestEvent,
     STATE_EVENT, StateEvent, UnusableExposure, exposure_path,

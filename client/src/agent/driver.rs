@@ -10,8 +10,9 @@ mod tun;
 mod udp;
 mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
@@ -19,12 +20,13 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use ipnetwork::IpNetwork;
-use kvpn_client_core::{ClientState, Event, Names, Path};
+use kvpn_client_core::{ClientState, Event, Names, Path, QueryType, Resolution};
 use kvpn_io::tun::TunOffload;
 use kvpn_k8s::Forward;
 use kvpn_wire::control::SessionGrant;
 use kvpn_wire::packet::Protocol;
 use kvpn_wire::wireguard::PrivateKey;
+use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant as Timer, Sleep, sleep_until};
 
@@ -80,6 +82,10 @@ pub(crate) enum Command {
     },
     /// Open a connection into the tunnel, and hand it over once it is open.
     Dial(SocketAddr, DialledTx),
+    /// Open a flow of datagrams into the tunnel.
+    DialUdp(SocketAddr, oneshot::Sender<io::Result<UdpSocket>>),
+    /// What addresses of this kind has this name of the cluster's?
+    Resolve(String, QueryType, oneshot::Sender<Resolution>),
     /// Ports of the laptop's programs to which the gateway may open flows.
     Expose(BTreeSet<(Protocol, u16)>),
     /// How is it going?
@@ -182,6 +188,8 @@ pub(crate) struct Driver {
     udp: UdpCarrier,
     api: Option<ApiCarrier>,
     flows: Flows,
+    /// Names that were asked for: every one is answered.
+    resolving: BTreeMap<u64, oneshot::Sender<Resolution>>,
     command_rx: mpsc::Receiver<Command>,
     outlets: Outlets,
     timer: Pin<Box<Sleep>>,
@@ -200,6 +208,7 @@ impl Driver {
             udp,
             api: None,
             flows: Flows::new(),
+            resolving: BTreeMap::new(),
             command_rx,
             outlets,
             timer,
@@ -268,6 +277,14 @@ impl Driver {
             Command::HostRoutes { ticket, ok } => self.state.host_routes_ready(ticket, ok, now),
             Command::Answered { id, answer } => self.state.upstream_answered(id, answer, now),
             Command::Dial(to, dialled_tx) => self.flows.dial(to, dialled_tx, &mut self.state, now),
+            Command::DialUdp(to, dialled_tx) => {
+                let dialled = self.flows.dial_udp(to, &mut self.state, now);
+                drop(dialled_tx.send(dialled));
+            }
+            Command::Resolve(name, query_type, resolved_tx) => {
+                let id = self.state.resolve(&name, query_type, now);
+                self.resolving.insert(id, resolved_tx);
+            }
             Command::Expose(ports) => self.state.set_exposed(ports),
             Command::Status(answer_tx) => drop(answer_tx.send(self.read(now))),
             Command::Stop => {}
@@ -372,7 +389,7 @@ impl Driver {
         }
     }
 
-    fn lose_api(&mut self, error: &std::io::Error) {
+    fn lose_api(&mut self, error: &io::Error) {
         self.api = None;
         self.state.path_closed(Path::Api, now());
         self.tell(Occurrence::ApiLost(error.to_string()));
@@ -486,8 +503,12 @@ impl Driver {
                 }
             }
             Event::Flow(event) => self.flows.handle(event, &mut self.state, now()),
-            // Nobody in this shell asks the stub itself so far.
-            Event::Resolved { .. } => {}
+            Event::Resolved { id, answer } => {
+                if let Some(resolved_tx) = self.resolving.remove(&id) {
+                    // Whoever asked may have given up.
+                    let _ = resolved_tx.send(answer);
+                }
+            }
         }
     }
 
@@ -500,4 +521,4 @@ impl Driver {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -30,7 +30,7 @@ use crate::cli::log;
 
 pub(crate) use events::LiveEvent;
 pub(crate) use exposing::Exposing;
-pub(crate) use process::{Process, serve_detached};
+pub(crate) use process::{Process, interrupted, serve_detached};
 
 /// What a user wants exposed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -175,6 +175,7 @@ impl Wanted {
         format!("{}/{}", cluster.namespace(), self.service)
     }
 
+    /// The same in the words of [`Cluster::inspect_service`].
     fn wish(&self, cluster: &Cluster, gateway: &GatewayPod) -> ExposureWish {
         ExposureWish {
             namespace: cluster.namespace().to_owned(),
@@ -209,3 +210,6 @@ impl Wanted {
         )
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use kvpn_k8s::Cluster;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,24 @@ pub(crate) struct Holder {
     /// The fingerprint of an exposure's session: who comes after a dead one may take its place.
     #[serde(default)]
     pub(crate) fingerprint: Option<String>,
+}
+
+impl Holder {
+    /// This process, with a session of this cluster's connected namespace.
+    ///
+    /// # Errors
+    ///
+    /// The process cannot be looked at.
+    pub(crate) fn of(cluster: &Cluster) -> anyhow::Result<Self> {
+        Ok(Self {
+            process: Process::current()?,
+            context: cluster.context().to_owned(),
+            namespace: cluster.namespace().to_owned(),
+            server: cluster.server().to_owned(),
+            service: None,
+            fingerprint: None,
+        })
+    }
 }
 
 /// A lock that is held as long as this value lives.

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use kvpn_client_core::Names;
+use kvpn_wire::control::SessionGrant;
 use kvpn_wire::name::is_public_tld;
 
 use crate::helper::DnsConfig;
@@ -31,6 +32,22 @@ pub(crate) fn domain(search: &[String]) -> String {
         .find(|domain| !domain.is_empty())
         .unwrap_or(USUAL_DOMAIN)
         .to_ascii_lowercase()
+}
+
+/// The names of a cluster of which nothing is known but what the gateway granted and which namespaces there are; without ranges
+/// for PTR.
+pub(crate) fn known(
+    connected: &str,
+    grant: &SessionGrant,
+    visible: Option<&[String]>,
+    wanted: &[String],
+) -> Names {
+    Names {
+        namespace: connected.to_owned(),
+        domain: domain(&grant.cluster.search),
+        namespaces: namespaces(connected, visible, wanted),
+        reverse: Vec::new(),
+    }
 }
 
 /// Every namespace that is known, the connected one first.

@@ -148,6 +148,19 @@ pub(crate) fn new_key() -> anyhow::Result<PrivateKey> {
     Ok(PrivateKey::from_seed(seed))
 }
 
+/// A password that nobody can guess: 128 bits, as hexadecimal digits.
+///
+/// # Errors
+///
+/// The system has no randomness.
+pub(crate) fn new_password() -> anyhow::Result<String> {
+    let mut secret = [0; 16];
+    rand::rngs::SysRng
+        .try_fill_bytes(&mut secret)
+        .context("the system gives no random bytes")?;
+    Ok(format!("{:032x}", u128::from_be_bytes(secret)))
+}
+
 /// A fresh 24-bit prefix of session indices.
 pub(crate) fn new_index() -> u32 {
     rand::rngs::SysRng.try_next_u32().unwrap_or_default() >> 8

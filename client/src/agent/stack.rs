@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use kvpn_client_core::Names;
 use kvpn_k8s::GatewayPod;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -15,7 +14,7 @@ use crate::agent::driver::{Command, Handle};
 use crate::agent::keeper::Keeper;
 use crate::agent::opening::{Opened, Opening};
 use crate::agent::session::Peer;
-use crate::agent::{changes, laptop, names};
+use crate::agent::{changes, goodbye, laptop, names};
 
 /// A session that stands, and is kept for as long as this value lives.
 pub(crate) struct Stack {
@@ -30,6 +29,12 @@ pub(crate) struct Stack {
 }
 
 impl Stack {
+    /// Ends the session at the gateway; who uses it has ended before.
+    pub(crate) async fn goodbye(&self) {
+        let peer = self.peer_rx.borrow().clone();
+        goodbye::goodbye(&self.driver, &peer).await;
+    }
+
     /// Opens a session with a gateway that is ready, and keeps it. `namespaces` are those whose names are known besides the
     /// connected one.
     ///
@@ -52,13 +57,7 @@ impl Stack {
             api,
             udp_candidates,
         } = opening.session(&gateway, &laptop).await?;
-        let connected = opening.cluster.namespace();
-        let names = Names {
-            namespace: connected.to_owned(),
-            domain: names::domain(&keys.grant.cluster.search),
-            namespaces: names::namespaces(connected, None, namespaces),
-            reverse: Vec::new(),
-        };
+        let names = names::known(opening.cluster.namespace(), &keys.grant, None, namespaces);
         let (driver, news) = opening.drive(opening.config(&keys, &udp_candidates, &names));
         if let Some(api) = api {
             driver.tell(Command::Api(api)).await;
@@ -91,5 +90,20 @@ impl Stack {
             peer_rx,
             _tasks: tasks,
         })
+    }
+
+    /// A session that a test plays.
+    #[cfg(test)]
+    pub(crate) fn played(
+        driver: Handle,
+        fingerprint: &str,
+        peer_rx: watch::Receiver<Peer>,
+    ) -> Self {
+        Self {
+            driver,
+            fingerprint: fingerprint.to_owned(),
+            peer_rx,
+            _tasks: JoinSet::new(),
+        }
     }
 }

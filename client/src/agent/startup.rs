@@ -221,13 +221,14 @@ impl Startup<'_> {
     }
 
     fn names(&self, learnt: &Learnt, plan: &Plan) -> Names {
-        let connected = self.cluster.namespace();
-        let visible = learnt.discovery.namespaces.as_deref();
         let names = Names {
-            namespace: connected.to_owned(),
-            domain: names::domain(&learnt.opened.keys.grant.cluster.search),
-            namespaces: names::namespaces(connected, visible, &self.start.dns_namespaces),
             reverse: plan.reverse.clone(),
+            ..names::known(
+                self.cluster.namespace(),
+                &learnt.opened.keys.grant,
+                learnt.discovery.namespaces.as_deref(),
+                &self.start.dns_namespaces,
+            )
         };
         for hidden in names::hidden_namespaces(&names) {
             tracing::info!(

@@ -13,7 +13,7 @@ use crate::agent::laptop::{self, Laptop};
 use crate::agent::places::Places;
 use crate::cli::connect::kube;
 use crate::cli::failure::{FAILED, Failure};
-use crate::cli::output::{self, Format};
+use crate::cli::output::{self, Format, OutputArgs};
 use crate::cli::{Situation, status};
 use crate::helper;
 use crate::os::platform;
@@ -23,15 +23,8 @@ use crate::os::platform;
 /// Changes nothing. Exit code 1 when something would keep `kvpn connect` from working.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// How to write it; the JSON document's fields stay
-    #[arg(
-        short,
-        long,
-        value_enum,
-        default_value = "table",
-        value_name = "FORMAT"
-    )]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// How a check came out.
@@ -114,7 +107,7 @@ pub(crate) async fn run(situation: Situation, args: DoctorArgs) -> anyhow::Resul
         .iter()
         .filter(|check| check.verdict == Verdict::Failed)
         .count();
-    match args.output {
+    match args.output.format {
         Format::Json => output::print_json(&Document { checks })?,
         Format::Table => output::print(&table(&checks)),
     }

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod command;
+mod printer;
 mod text;
 mod view;
 
@@ -15,9 +16,10 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use kvpn_k8s::Cluster;
 use kvpn_wire::exposure::{HeaderRule, Method, PathPrefix, Percent, Traffic};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
-use crate::agent::exposure::{Process, Wanted};
+use crate::agent::exposure::{Process, Wanted, interrupted};
 use crate::agent::launch::launch;
 use crate::agent::message::{Access, Request};
 use crate::agent::places::{Places, SessionName};
@@ -75,7 +77,7 @@ pub(crate) struct ExposeArgs {
     /// Do it even if something about the Service says that it will break
     #[arg(long)]
     force: bool,
-    /// Return when it is in effect; `kvpn unexpose` ends it
+    /// Return when the Service leads here (the nodes follow within about a second); `kvpn unexpose` ends it
     #[arg(long, conflicts_with_all = ["output", "command"])]
     detach: bool,
     /// How requests are shown
@@ -157,21 +159,24 @@ async fn in_front(
     display: Display,
 ) -> anyhow::Result<ExitCode> {
     let (live_tx, live_rx) = mpsc::channel(LIVE_QUEUE);
-    let (hurry, display) = (Arc::new(Notify::new()), Arc::new(display));
+    let (hurry, display) = (CancellationToken::new(), Arc::new(display));
     let view = View::new(
         Arc::clone(&process.board),
         Arc::clone(&display),
-        Arc::clone(&hurry),
+        hurry.clone(),
         format,
         command,
     )?;
     let view = tokio::spawn(view.show(live_rx));
-    let prepared = process.prepare().await;
-    let asks = prepared
-        .as_ref()
-        .is_ok_and(|prepared| process.needs_consent(prepared));
-    if asks && arguments::is_interactive() && consents(process.question(), &display).await {
-        process.consent();
+    let mut prepared = process.prepare().await;
+    let asks = (prepared.as_ref()).is_ok_and(|prepared| process.needs_consent(prepared));
+    if asks && arguments::is_interactive() {
+        tokio::select! {
+            consents = consents(process.question(), &display) => if consents {
+                process.consent();
+            },
+            _ = process.board.end_wanted() => prepared = Err(interrupted().into()),
+        }
     }
     let outcome = process.live(prepared, Some(live_tx), &hurry).await;
     let code = view.await.context("the view failed")?;

@@ -12,8 +12,6 @@ use crate::agent::places::{Places, SessionName};
 
 /// How long a gateway may take to say what it serves.
 const STATUS_LIMIT: Duration = Duration::from_secs(5);
-/// The state of an exposure that gets its traffic, in a gateway's words.
-const ACTIVE: &str = "active";
 
 /// One owner's part of an exposed Service.
 #[derive(Debug)]
@@ -29,8 +27,7 @@ pub(super) struct Part<'a> {
 impl Part<'_> {
     /// Whether the gateway hears the owner's session.
     pub(super) fn is_alive(&self) -> bool {
-        self.status
-            .is_some_and(|status| matches!(status.state.as_str(), "" | ACTIVE))
+        self.status.is_some_and(ExposureStatus::is_active)
     }
 }
 

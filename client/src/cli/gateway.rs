@@ -16,7 +16,7 @@ use crate::agent::message::Datapath;
 use crate::cli::Situation;
 use crate::cli::connect::kube;
 use crate::cli::failure::{FAILED, Failure, NOT_PERMITTED};
-use crate::cli::output::{self, Format};
+use crate::cli::output::{self, Format, OutputArgs};
 use crate::cli::progress::Display;
 
 /// Install, remove or look at the gateway in a namespace (-n)
@@ -148,15 +148,8 @@ fn service_account(text: &str) -> Result<Subject, String> {
 /// How it is shown.
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
-    /// How to write it; the JSON document's fields stay
-    #[arg(
-        short,
-        long,
-        value_enum,
-        default_value = "table",
-        value_name = "FORMAT"
-    )]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// The JSON document of `kvpn gateway status`.
@@ -338,7 +331,7 @@ async fn status(situation: &Situation, args: &StatusArgs) -> anyhow::Result<Exit
             .into());
     };
     let document = document(&cluster, pod).await?;
-    match args.output {
+    match args.output.format {
         Format::Json => output::print_json(&document)?,
         Format::Table => output::print(&table(&document)),
     }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use clap::Args;
 use kvpn_k8s::Cluster;
-use kvpn_wire::control::ExposedPort;
+use kvpn_wire::control::{ACTIVE_STATE, ExposedPort};
 use kvpn_wire::exposure::{Protocol, Traffic};
 use serde::Serialize;
 
@@ -15,22 +15,15 @@ use crate::cli::Situation;
 use crate::cli::connect::kube;
 use crate::cli::expose::bytes;
 use crate::cli::exposures::{Exposures, Own, Part, own};
-use crate::cli::output::{self, Format};
+use crate::cli::output::{self, Format, OutputArgs};
 
 /// Show what is exposed in a namespace (-n): whose, since when, and how it does
 ///
 /// Figures come from the gateway; without it, what stands in the Services themselves is shown.
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
-    /// How to write it; the JSON document's fields stay
-    #[arg(
-        short,
-        long,
-        value_enum,
-        default_value = "table",
-        value_name = "FORMAT"
-    )]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// The JSON document.
@@ -82,7 +75,7 @@ pub(crate) async fn run(situation: Situation, args: ListArgs) -> anyhow::Result<
     let places = Places::of(&situation.environment, &situation.user).of_exposures();
     let exposures = Exposures::look(&cluster).await?;
     let document = document(&cluster, &exposures, &own(&places)?, wall_clock());
-    match args.output {
+    match args.output.format {
         Format::Json => output::print_json(&document)?,
         Format::Table => output::print(&table(&document)),
     }
@@ -136,7 +129,7 @@ fn state(part: &Part<'_>, gateway_answers: bool) -> String {
     let text = match part.status {
         _ if !part.service.swapped => "not in effect",
         Some(status) if !status.state.is_empty() => &status.state,
-        Some(_) => "active",
+        Some(_) => ACTIVE_STATE,
         None if gateway_answers => "the gateway does not know it",
         None => "the gateway does not answer",
     };
@@ -223,6 +216,7 @@ mod tests {
             annotation,
             swapped,
             ports: Vec::new(),
+            complete: swapped,
         };
         Exposures {
             services: vec![service],

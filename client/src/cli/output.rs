@@ -3,7 +3,7 @@
 
 use std::io::Write as _;
 
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
@@ -16,6 +16,20 @@ pub(crate) enum Format {
     Table,
     /// One JSON document whose fields stay
     Json,
+}
+
+/// `-o`, for commands whose result is one document.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct OutputArgs {
+    /// How to write it; the JSON document's fields stay
+    #[arg(
+        short = 'o',
+        long = "output",
+        value_enum,
+        default_value = "table",
+        value_name = "FORMAT"
+    )]
+    pub(crate) format: Format,
 }
 
 /// A result, or a part of one.

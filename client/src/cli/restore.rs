@@ -8,7 +8,7 @@ use kvpn_k8s::{Cluster, Error as ClusterError, Restored, Whose};
 use crate::agent::places::Places;
 use crate::cli::connect::kube;
 use crate::cli::exposures::{Exposures, Own, Part, own};
-use crate::cli::failure::{CONFLICT, FAILED, Failure};
+use crate::cli::failure::{CONFLICT, Failure};
 use crate::cli::progress::Display;
 use crate::cli::{Situation, unexpose};
 
@@ -192,9 +192,8 @@ fn in_use(left: &[&Part<'_>]) -> Failure {
             )
         })
         .collect();
-    let code = if left.is_empty() { FAILED } else { CONFLICT };
     Failure::new(
-        code,
+        CONFLICT,
         format!("{}, and that session lives", texts.join("; ")),
     )
     .hint("ask them to end it, or give --force")

@@ -15,7 +15,7 @@ use crate::agent::report::{
 };
 use crate::cli::Situation;
 use crate::cli::failure::{Failure, NOT_CONNECTED};
-use crate::cli::output::{self, Format};
+use crate::cli::output::{self, Format, OutputArgs};
 use crate::helper;
 
 /// How often `--watch` looks.
@@ -28,15 +28,8 @@ const CLEAR: &str = "\x1b[H\x1b[2J";
 /// Exit code 3 when there is none.
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
-    /// How to write it; the JSON document's fields stay
-    #[arg(
-        short,
-        long,
-        value_enum,
-        default_value = "table",
-        value_name = "FORMAT"
-    )]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Show it again every second, until Ctrl-C; in JSON one document a line
     #[arg(short, long)]
     watch: bool,
@@ -74,7 +67,7 @@ fn not_connected() -> Failure {
 }
 
 fn show(sessions: Vec<SessionReport>, args: &StatusArgs) -> anyhow::Result<()> {
-    match (args.output, args.watch) {
+    match (args.output.format, args.watch) {
         (Format::Json, false) => return output::print_json(&Document { sessions }),
         (Format::Json, true) => output::print(&serde_json::to_string(&Document { sessions })?),
         (Format::Table, watch) => {

@@ -188,8 +188,8 @@ impl Exposures {
                 Some(held) => Ok(held),
                 None => self
                     .ports
-                    .take(port.gateway_port)
-                    .inspect(|taken| new.push(*taken)),
+                    .take(port.protocol, port.gateway_port)
+                    .inspect(|taken| new.push((port.protocol, *taken))),
             };
             match found {
                 Ok(gateway_port) => listening.push(ListeningPort {
@@ -198,14 +198,16 @@ impl Exposures {
                     gateway_port,
                 }),
                 Err(refused) => {
-                    new.into_iter().for_each(|port| self.ports.give_back(port));
+                    for (protocol, port) in new {
+                        self.ports.give_back(protocol, port);
+                    }
                     return Err(refused);
                 }
             }
         }
         let added = listening
             .iter()
-            .filter(|port| new.contains(&port.gateway_port));
+            .filter(|port| new.contains(&(port.protocol, port.gateway_port)));
         let served = self.services.entry(key.clone()).or_default();
         for port in added {
             served.ports.push(*port);
@@ -308,12 +310,10 @@ impl Exposures {
     }
 
     /// A port cannot be listened at: something else in the pod has it. The caller asks for the exposure anew.
-    pub fn port_unusable(&mut self, key: &ServiceKey, gateway_port: u16) {
-        self.ports.exclude(gateway_port);
+    pub fn port_unusable(&mut self, key: &ServiceKey, port: ListeningPort) {
+        self.ports.exclude(port.protocol, port.gateway_port);
         if let Some(served) = self.services.get_mut(key) {
-            served
-                .ports
-                .retain(|port| port.gateway_port != gateway_port);
+            served.ports.retain(|held| *held != port);
         }
     }
 
@@ -375,7 +375,7 @@ impl Exposures {
             }
             if served.close_at.is_some_and(|at| at <= now) {
                 for port in served.ports.drain(..) {
-                    self.ports.give_back(port.gateway_port);
+                    self.ports.give_back(port.protocol, port.gateway_port);
                     self.actions
                         .push_back(ExposureAction::Close(key.clone(), port));
                 }

@@ -122,6 +122,31 @@ impl Flows {
         }
     }
 
+    /// Resets the connections that were opened to a session's laptop: whoever waits for it does not wait any longer.
+    pub(crate) fn give_up(
+        &mut self,
+        session: SessionIndex,
+        state: &mut GatewayState,
+        now: Instant,
+    ) {
+        let flows: Vec<Flow> = self
+            .tokens
+            .iter()
+            .filter(|(flow, token)| {
+                let socket = self.sockets.get(token);
+                let is_dialled = matches!(socket, Some(FlowSocket::Tcp(tcp)) if tcp.is_dialled());
+                flow.session() == session && is_dialled
+            })
+            .map(|(flow, _)| *flow)
+            .collect();
+        for flow in flows {
+            state.tcp_abort(flow, now);
+            if let Some(FlowSocket::Tcp(tcp)) = self.remove(flow) {
+                tcp.reset();
+            }
+        }
+    }
+
     /// Drops the sockets of a session that ended. Its connections are reset: what they carried is not complete.
     pub(crate) fn end_session(&mut self, session: SessionIndex) {
         let flows: Vec<Flow> = self

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use kvpn_gateway_core::{Refused, SessionIndex};
+use kvpn_gateway_core::{Refused, SILENT_AFTER, SessionIndex};
 use kvpn_wire::control::{CreateSession, SessionGrant, SessionStatus};
 use tokio::sync::oneshot;
 
@@ -34,6 +34,12 @@ impl Driver {
                     reply(answer, self.state.end_session(session, now));
                 }
                 Command::Dial(session, port, end) => self.dial(session, port, end, now),
+                Command::GiveUp(session) => {
+                    let heard = self.state.heard_ago(session, now);
+                    if heard.is_none_or(|ago| ago >= SILENT_AFTER) {
+                        self.flows.give_up(session, &mut self.state, now);
+                    }
+                }
                 Command::Heard(sessions, answer) => {
                     let heard = |session| self.state.heard_ago(session, now);
                     reply(answer, sessions.into_iter().map(heard).collect());

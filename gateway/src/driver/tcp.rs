@@ -135,6 +135,11 @@ impl TcpFlow {
         self.flow
     }
 
+    /// Whether the gateway opened it, to a laptop.
+    pub(crate) fn is_dialled(&self) -> bool {
+        matches!(self.stream, Stream::Dialled(..))
+    }
+
     /// Notes what the poll said.
     pub(crate) fn note_readiness(&mut self, event: &Event) {
         self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();

@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -38,11 +37,7 @@ pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
 }
 
 fn begin(shared: &Arc<Shared>, stream: TcpStream, client: SocketAddr) {
-    let Some(counted) = shared
-        .connections
-        .enter_below(shared.settings.limits.connections)
-    else {
-        shared.refused.fetch_add(1, Ordering::Relaxed);
+    let Some(counted) = shared.enter(shared.settings.limits.connections) else {
         drop(stream.set_zero_linger());
         return;
     };

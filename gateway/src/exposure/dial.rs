@@ -65,7 +65,7 @@ pub trait Datagrams: Send + Sync + 'static {
     /// Receives one datagram.
     ///
     /// # Errors
-    /// As [`poll_send`](Self::poll_send).
+    /// As [`poll_send`](Self::poll_send); `BrokenPipe` when nothing can come any more.
     fn poll_recv(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>>;
 }
 
@@ -167,5 +167,5 @@ pub(super) async fn within<T>(
     }
 }
 
-/// For how long a silent laptop is not asked again.
-const SILENCE: Duration = Duration::from_secs(2);
+/// For how long a silent laptop is not asked again: after that time whoever decides about sessions knows that it is gone.
+const SILENCE: Duration = Duration::from_secs(5);

@@ -150,6 +150,30 @@ pub(super) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
+/// Room for connections that several ports share.
+#[derive(Debug, Clone)]
+pub struct Room {
+    taken: Arc<AtomicUsize>,
+    most: usize,
+}
+
+impl Room {
+    /// Room for so many.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
+        Self {
+            taken: Arc::default(),
+            most,
+        }
+    }
+
+    pub(super) fn take(&self) -> Option<Counted> {
+        self.taken.fetch_add(1, Ordering::Relaxed);
+        let counted = Counted(Arc::clone(&self.taken));
+        (self.taken.load(Ordering::Relaxed) <= self.most).then_some(counted)
+    }
+}
+
 /// How many of something there are.
 #[derive(Debug, Default)]
 pub(super) struct Gauge(Arc<AtomicUsize>);

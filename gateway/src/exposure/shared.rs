@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::dial::Silence;
-use super::events::{Counters, Gauge, Gauges, Record};
+use super::events::{Counted, Counters, Gauge, Gauges, Record};
 use super::{Choice, Settings};
 
 pub(super) struct Shared {
@@ -28,7 +28,7 @@ pub(super) struct Shared {
     /// Copies under way.
     pub(super) mirrors: Gauge,
     /// Connections and clients beyond the limit.
-    pub(super) refused: AtomicUsize,
+    refused: AtomicUsize,
     /// Records that found the channel full.
     records_dropped: AtomicUsize,
     /// Whether connections end when they can.
@@ -66,6 +66,18 @@ impl Shared {
 
     pub(super) fn choose(&self, choice: Choice) {
         self.choice.send_replace(Arc::new(choice));
+    }
+
+    /// A place for one more connection or UDP client, if there is room below `limit` here, and anywhere.
+    pub(super) fn enter(&self, limit: usize) -> Option<(Counted, Counted)> {
+        let entered = self
+            .connections
+            .enter_below(limit)
+            .zip(self.settings.room.take());
+        if entered.is_none() {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        entered
     }
 
     pub(super) fn drain(&self, drains: bool) {

@@ -40,11 +40,7 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: UdpSocket) {
             continue;
         };
         clients.retain(|_, datagram_tx| !datagram_tx.is_closed());
-        let Some(counted) = shared
-            .connections
-            .enter_below(shared.settings.limits.udp_clients)
-        else {
-            shared.refused.fetch_add(1, Ordering::Relaxed);
+        let Some(counted) = shared.enter(shared.settings.limits.udp_clients) else {
             continue;
         };
         let (datagram_tx, datagram_rx) = mpsc::channel(WAITING);
@@ -207,7 +203,13 @@ impl Association {
                         // A client that has gone is told by nobody, and UDP promises nothing.
                         drop(self.socket.send_to(answer, self.client).await);
                     }
-                    Err(error) => ok_after_answer(error, &mut unanswered)?,
+                    Err(error) => {
+                        let is_over = error.kind() == io::ErrorKind::BrokenPipe;
+                        ok_after_answer(error, &mut unanswered)?;
+                        if is_over {
+                            return Ok(End::Closed);
+                        }
+                    }
                 },
                 () = tokio::time::sleep(self.shared.settings.limits.udp_idle) => return Ok(End::Idle),
             }

@@ -1,23 +1,30 @@
 //! One port of a Service while it is served here.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use kvpn_gateway_core::ServiceKey;
 use kvpn_wire::control::ListeningPort;
 use kvpn_wire::exposure::Protocol;
-use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::mpsc;
 
 use super::News;
 use super::dial::{Laptop, Origin, PortDial};
 use crate::commands::Commands;
-use crate::exposure::{Choice, Counts, Exposure, Gauges, Limits, Settings};
+use crate::exposure::{Choice, Counts, Exposure, Gauges, Limits, Room, Settings};
+use crate::listening;
 
 /// How long connections that are left may take to end, after the grace that they had.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What all ports work with.
+#[derive(Clone)]
+pub(super) struct Ways {
+    pub(super) commands: Commands,
+    pub(super) news: mpsc::Sender<News>,
+    pub(super) room: Room,
+}
 
 /// One port.
 pub(super) struct Port {
@@ -34,14 +41,14 @@ impl Port {
         key: &ServiceKey,
         port: ListeningPort,
         origin: Arc<Origin>,
-        commands: &Commands,
-        news: &mpsc::Sender<News>,
+        ways: &Ways,
     ) -> io::Result<Self> {
-        let dial = Arc::new(PortDial::new(commands.clone(), origin, port.port));
-        let (served, news) = (key.clone(), news.clone());
+        let dial = Arc::new(PortDial::new(ways.commands.clone(), origin, port.port));
+        let (served, news) = (key.clone(), ways.news.clone());
         let settings = Settings {
             name: format!("{}/{}:{}", key.namespace, key.service, port.port).into(),
             limits: Limits::default(),
+            room: ways.room.clone(),
             dial: Arc::clone(&dial) as Arc<_>,
             dice: Arc::new(rand::random::<u32>),
             records: Arc::new(move |record| {
@@ -51,13 +58,15 @@ impl Port {
         };
         let exposure = match port.protocol {
             Protocol::Tcp => Exposure::tcp(
-                listen(port.gateway_port).await?,
+                listening::tcp(port.gateway_port).await?,
                 settings,
                 Choice::default(),
             ),
-            Protocol::Udp => {
-                Exposure::udp(bind(port.gateway_port).await?, settings, Choice::default())
-            }
+            Protocol::Udp => Exposure::udp(
+                listening::udp(port.gateway_port).await?,
+                settings,
+                Choice::default(),
+            ),
         };
         Ok(Self { exposure, dial })
     }
@@ -91,20 +100,5 @@ impl Port {
         if reset > 0 {
             tracing::info!(reset, "connections to a former exposure were reset");
         }
-    }
-}
-
-/// Both families where the pod has both.
-async fn listen(port: u16) -> io::Result<TcpListener> {
-    match TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await {
-        Ok(listener) => Ok(listener),
-        Err(_) => TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await,
-    }
-}
-
-async fn bind(port: u16) -> io::Result<UdpSocket> {
-    match UdpSocket::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await {
-        Ok(socket) => Ok(socket),
-        Err(_) => UdpSocket::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await,
     }
 }

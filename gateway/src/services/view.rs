@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use kvpn_gateway_core::{ExposurePart, ServiceKey};
 use kvpn_wire::control::{
-    ConnectionEvent, Destination, Expose, ExposureStatus, LostEvents, RequestEvent, StateEvent,
+    ACTIVE_STATE, ConnectionEvent, Destination, Expose, ExposureStatus, LostEvents, RequestEvent,
+    StateEvent,
 };
 use kvpn_wire::exposure::Protocol;
 use tokio::sync::mpsc;
@@ -21,9 +22,7 @@ use crate::exposure::{
 const DIGITS: usize = 8;
 /// Bytes of a path that are shown.
 const PATH: usize = 1024;
-/// The state in which the laptop gets its traffic.
-const ACTIVE: &str = "active";
-/// The state in which it does not.
+/// The state in which the laptop does not get its traffic.
 const SILENT: &str = "origin: the laptop is silent";
 
 /// One event of the live view.
@@ -41,12 +40,8 @@ pub(crate) enum View {
 
 /// The name by which a session's laptop goes.
 pub(super) fn owner(session: &str, expose: &Expose) -> Owner {
-    let name = match expose.owner.as_str() {
-        "" => "somebody without a name",
-        name => name,
-    };
     let digits = session.get(..DIGITS).unwrap_or(session);
-    Owner::new(&format!("{name} ({digits})"))
+    Owner::new(&format!("{} ({digits})", expose.owner_name()))
 }
 
 /// Who looks on.
@@ -145,7 +140,7 @@ impl Views {
 }
 
 fn state(part: &ExposurePart<'_>) -> &'static str {
-    if part.present { ACTIVE } else { SILENT }
+    if part.present { ACTIVE_STATE } else { SILENT }
 }
 
 fn share(record: &Record) -> Option<&Share> {

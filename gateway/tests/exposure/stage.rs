@@ -15,7 +15,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use kvpn_gateway::exposure::{
-    Choice, Claim, Datagrams, Dial, Exposure, Limits, Owner, Record, RequestRecord, Settings,
+    Choice, Claim, Datagrams, Dial, Exposure, Limits, Owner, Record, RequestRecord, Room, Settings,
     Stream, Target,
 };
 use kvpn_wire::exposure::{Rules, Traffic};
@@ -136,6 +136,7 @@ fn settings(
     let settings = Settings {
         name: "shop/web:80".into(),
         limits,
+        room: Room::new(1000),
         dial: Arc::new(OnLoopback(Arc::clone(&found))),
         dice: Arc::new(|| u32::MAX / 100 * 50),
         records: Arc::new(move |record| records_tx.try_send(record).is_ok()),

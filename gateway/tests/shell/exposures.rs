@@ -132,6 +132,18 @@ fn what_nobody_listens_for_is_refused_and_said() {
     laptop.netstack.udp_send(flow, b"me", now());
     laptop.until("the datagram's answer", |_| asker.recv(&mut buffer).ok());
     assert_eq!(&buffer[..2], b"me");
+
+    // The program is gone; the next datagram asks anew.
+    laptop
+        .netstack
+        .udp_refuse(flow, Refusal::PortUnreachable, now());
+    laptop.until("another flow", |laptop| {
+        asker.send(b"who?").unwrap();
+        laptop.take_event(|event| match *event {
+            Event::UdpOpening { flow: next, .. } => (next != flow).then_some(()),
+            _ => None,
+        })
+    });
 }
 
 #[test]

@@ -1,3 +1,5 @@
+//! Packets through a socket that stands for the TUN: batches, headers, what is cut and joined.
+
 use std::os::unix::net::UnixDatagram;
 
 use kvpn_wire::offload::Segmentation;

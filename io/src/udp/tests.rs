@@ -1,3 +1,5 @@
+//! Datagrams between real sockets: batches, GSO and GRO, kernels without them, a link that is too narrow.
+
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::process::Command;

@@ -143,13 +143,18 @@ async fn a_pods_variables_are_the_kubelets() {
     );
 }
 
-#[tokio::test]
-async fn what_is_missing_or_denied_is_named() {
-    let api = FakeApi::start(|asked| match asked.path.as_str() {
+/// An API server that shows everything but Secrets.
+async fn without_secrets() -> FakeApi {
+    FakeApi::start(|asked| match asked.path.as_str() {
         path if path.contains("/secrets/") => forbidden(),
         path => object(path),
     })
-    .await;
+    .await
+}
+
+#[tokio::test]
+async fn what_is_missing_or_denied_is_named() {
+    let api = without_secrets().await;
     let error = api
         .cluster()
         .environment("demo", "web-1", None, Denied::Refuse)
@@ -222,11 +227,7 @@ async fn a_workloads_ready_pod_is_taken() {
 
 #[tokio::test]
 async fn what_may_not_be_read_is_left_out_when_that_is_wanted() {
-    let api = FakeApi::start(|asked| match asked.path.as_str() {
-        path if path.contains("/secrets/") => forbidden(),
-        path => object(path),
-    })
-    .await;
+    let api = without_secrets().await;
     let environment = api
         .cluster()
         .environment("demo", "web-1", None, Denied::LeaveOut)

@@ -87,10 +87,7 @@ pub struct Owner {
 impl Owner {
     /// Who it is, for people.
     pub fn name(&self) -> &str {
-        match self.expose.owner.as_str() {
-            "" => "somebody without a name",
-            name => name,
-        }
+        self.expose.owner_name()
     }
 
     /// How long it has exposed the Service; `None` when that is in no form that can be read. Clocks differ: never negative.

@@ -35,6 +35,8 @@ pub struct ExposedService {
     pub swapped: bool,
     /// Where it leads, port by port; empty before the swap.
     pub ports: Vec<ListeningPort>,
+    /// Whether it leads there with all its ports: others may have added some, which lead nowhere until the next swap.
+    pub complete: bool,
 }
 
 impl ExposedService {
@@ -46,7 +48,13 @@ impl ExposedService {
         })?;
         let swapped = service.selector() == annotation.gateway_selector();
         let ports = service.ports().iter().filter(|_| swapped);
+        let is_led = |port: &Value| {
+            let original = object::protocol(port)
+                .and_then(|protocol| annotation.original_target(protocol, &object::target(port)));
+            original.is_some()
+        };
         Some(Self {
+            complete: swapped && service.ports().iter().all(is_led),
             namespace: service.namespace().to_owned(),
             name: service.name().to_owned(),
             swapped,

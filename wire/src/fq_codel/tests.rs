@@ -1,3 +1,5 @@
+//! Whose packets wait, whose are marked, whose are dropped.
+
 use std::net::SocketAddr;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Frames cut anywhere, and frames that are none.
+
 use proptest::prelude::*;
 
 use super::*;

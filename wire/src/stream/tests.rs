@@ -1,3 +1,5 @@
+//! Both ends of a stream: its window, its reports, its order.
+
 use std::time::Duration;
 
 use super::*;

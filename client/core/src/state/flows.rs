@@ -22,19 +22,14 @@ impl ClientState {
         self.exposed = ports;
     }
 
-    /// Opens a connection through the tunnel from the client's own tunnel address; [`Event::Flow`](crate::Event::Flow) tells what becomes of it.
+    /// Opens a connection through the tunnel from the client's own tunnel address; [`Event::Flow`] tells what becomes of it.
     ///
     /// # Errors
     /// [`Full::Unaddressable`] when the session has no address of that family; else as
     /// [`netstack::Netstack::tcp_connect`].
     pub fn tcp_connect(&mut self, dst: SocketAddr, now: Instant) -> Result<FlowId, Full> {
-        let addresses = self.session.addresses().iter();
-        let mut same_family =
-            addresses.filter(|addresses| addresses.client.is_ipv4() == dst.is_ipv4());
-        let client = same_family.next().ok_or(Full::Unaddressable)?.client;
-        let flow = self
-            .stack
-            .tcp_connect(SocketAddr::new(client, 0), dst, now)?;
+        let src = self.source_towards(dst)?;
+        let flow = self.stack.tcp_connect(src, dst, now)?;
         self.shell_flows.insert(flow, Protocol::Tcp);
         self.settle(now);
         Ok(flow)
@@ -114,7 +109,19 @@ impl ClientState {
         self.settle(now);
     }
 
-    /// Sends a datagram back; whether it was taken.
+    /// Opens a flow of datagrams through the tunnel from the client's own tunnel address; nothing is sent.
+    ///
+    /// # Errors
+    /// As [`Self::tcp_connect`].
+    pub fn udp_open(&mut self, dst: SocketAddr, now: Instant) -> Result<FlowId, Full> {
+        let src = self.source_towards(dst)?;
+        let flow = self.stack.udp_open(src, dst, now)?;
+        self.shell_flows.insert(flow, Protocol::Udp);
+        self.settle(now);
+        Ok(flow)
+    }
+
+    /// Sends a datagram; whether it was taken.
     pub fn udp_send(&mut self, flow: FlowId, payload: &[u8], now: Instant) -> bool {
         let sent = self.stack.udp_send(flow, payload, now);
         self.settle(now);
@@ -142,6 +149,14 @@ impl ClientState {
         let udp = || ip.udp().map(|udp| (Protocol::Udp, udp.dst_port()));
         tcp.or_else(udp)
             .is_some_and(|port| self.exposed.contains(&port))
+    }
+
+    /// The client's tunnel address of the family of `dst`, with any port.
+    fn source_towards(&self, dst: SocketAddr) -> Result<SocketAddr, Full> {
+        let mut addresses = self.session.addresses().iter();
+        let same_family = addresses.find(|addresses| addresses.client.is_ipv4() == dst.is_ipv4());
+        let client = same_family.ok_or(Full::Unaddressable)?.client;
+        Ok(SocketAddr::new(client, 0))
     }
 
     /// Another gateway knows none of them, and neither does the same one in another session.

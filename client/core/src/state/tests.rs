@@ -250,6 +250,24 @@ fn connections_of_kvpns_own() {
 }
 
 #[test]
+fn datagrams_of_kvpns_own() {
+    let mut rig = Rig::new(config());
+    let flow = rig.client.udp_open(at(POD, 5000), rig.now).unwrap();
+    assert!(rig.client.udp_send(flow, b"hello", rig.now));
+    rig.settle();
+    let sent = rig.gateway_received().unwrap();
+    let ip = Ip::parse(&sent).unwrap();
+    let source = at(CLIENT, ip.udp().unwrap().src_port());
+    assert_eq!(ip.src(), source.ip());
+    rig.gateway_sends(&udp(at(POD, 5000), source, b"world"));
+    let came = Event::Flow(netstack::Event::UdpDatagram { flow });
+    assert!(rig.events.contains(&came), "{:?}", rig.events);
+    let mut buffer = [0; 16];
+    let n = rig.client.udp_recv(flow, &mut buffer);
+    assert_eq!(n.map(|n| &buffer[..n]), Some(&b"world"[..]));
+}
+
+#[test]
 fn a_new_session_ends_flows_of_kvpns_own() {
     for client in [CLIENT, "198.19.0.6"] {
         let mut rig = Rig::new(config());

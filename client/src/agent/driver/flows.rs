@@ -20,7 +20,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
 use kvpn_client_core::ClientState;
 use kvpn_netstack::{Event, FlowId, Full, Refusal};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpStream, UdpSocket, UnixStream};
 use tokio::sync::oneshot;
 
 use tcp::{Stream, TcpFlow};
@@ -93,9 +93,10 @@ impl Flows {
     /// How many flows of the gateway's are open, or opening.
     pub(super) fn of_gateway(&self) -> usize {
         let of_gateway = |socket: &&FlowSocket| match socket {
-            FlowSocket::Connecting | FlowSocket::Udp(_) => true,
+            FlowSocket::Connecting => true,
             FlowSocket::Dialling(_) => false,
             FlowSocket::Tcp(tcp) => tcp.is_with_program(),
+            FlowSocket::Udp(udp) => udp.is_with_program(),
         };
         self.sockets.values().filter(of_gateway).count()
     }
@@ -154,6 +155,24 @@ impl Flows {
             // Whoever dialled may have given up.
             Err(error) => drop(dialled_tx.send(Err(error))),
         }
+    }
+
+    /// Opens a flow of datagrams into the tunnel; its other end is the socket that is returned.
+    pub(super) fn dial_udp(
+        &mut self,
+        to: SocketAddr,
+        state: &mut ClientState,
+        now: Instant,
+    ) -> io::Result<UdpSocket> {
+        if !self.has_room() {
+            return Err(of_full(Full::Flows));
+        }
+        let [ours, theirs] = udp::pair()?;
+        let flow = state.udp_open(to, now).map_err(of_full)?;
+        let udp = UdpFlow::paired(flow, ours, self.wakes.of(flow));
+        self.sockets.insert(flow, FlowSocket::Udp(udp));
+        self.turn(flow, state, now);
+        Ok(theirs)
     }
 
     /// Does what an event of the state asks for.

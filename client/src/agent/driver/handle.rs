@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use kvpn_client_core::Status;
+use kvpn_client_core::{QueryType, Resolution, Status};
 use kvpn_io::tun::TunOffload;
 use kvpn_io::udp::UdpOffload;
 use kvpn_wire::packet::Protocol;
-use tokio::net::UnixStream;
+use tokio::net::{UdpSocket, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::agent::driver::Command;
@@ -58,6 +58,26 @@ impl Handle {
         self.tell(Command::Dial(to, dialled_tx)).await;
         let dialled = dialled_rx.await;
         dialled.unwrap_or_else(|_| Err(io::ErrorKind::NotConnected.into()))
+    }
+
+    /// Opens a flow of datagrams from the session's own tunnel address into the tunnel; the socket is connected with it. It ends when
+    /// it was idle for 120 s, or nobody listens at this end any more: the socket says `ConnectionRefused` then.
+    ///
+    /// # Errors
+    /// As [`Self::dial`], at once.
+    pub(crate) async fn dial_udp(&self, to: SocketAddr) -> io::Result<UdpSocket> {
+        let (dialled_tx, dialled_rx) = oneshot::channel();
+        self.tell(Command::DialUdp(to, dialled_tx)).await;
+        let dialled = dialled_rx.await;
+        dialled.unwrap_or_else(|_| Err(io::ErrorKind::NotConnected.into()))
+    }
+
+    /// Asks the cluster for a name, in any form that programs may use (`web`, `web.orders`, ...).
+    pub(crate) async fn resolve(&self, name: &str, query_type: QueryType) -> Resolution {
+        let (resolved_tx, resolved_rx) = oneshot::channel();
+        let question = Command::Resolve(name.to_owned(), query_type, resolved_tx);
+        self.tell(question).await;
+        resolved_rx.await.unwrap_or(Resolution::Failed)
     }
 
     /// Lets the gateway, and nobody else, open flows to these TCP and UDP ports of the laptop's programs: at 127.0.0.1, or at ::1 if

@@ -20,7 +20,7 @@ use crate::os::Tun as _;
 use crate::os::platform::SystemTun;
 
 pub(super) mod net;
-pub(super) mod peer;
+pub(crate) mod peer;
 
 const PORT: u16 = 5001;
 const INTERFACE: &str = "kvpn0";
@@ -61,7 +61,7 @@ fn start_gateway(
     });
 }
 
-pub(super) fn current_thread() -> tokio::runtime::Runtime {
+pub(crate) fn current_thread() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -6,7 +6,7 @@ use ::http::{Method, StatusCode};
 use anyhow::Context as _;
 use hyper::body::Bytes;
 use kvpn_wire::control::{
-    EVENTS_PATH, ErrorBody, Expose, Exposed, ExposureConflict, SESSION_PATH, exposure_path,
+    EVENTS_PATH, ErrorBody, Expose, Exposed, ExposureConflict, exposure_path,
 };
 use tokio::net::UnixStream;
 
@@ -17,8 +17,6 @@ use crate::cli::failure::{CONFLICT, FAILED, Failure};
 
 /// How long the gateway may take to answer; it asks the API server meanwhile.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// How long telling the gateway goodbye may take; it forgets the session by itself later.
-const GOODBYE_LIMIT: Duration = Duration::from_millis(500);
 
 /// The gateway's control API, as the session sees it.
 #[derive(Clone)]
@@ -32,8 +30,6 @@ pub(super) struct Control {
 pub(super) enum Refused {
     /// The Service's annotation does not name the session (any more).
     NotNamed(String),
-    /// The gateway has other uses for the port that the Service leads to.
-    PortInUse,
     /// It did not answer, or not now: worth another attempt.
     NotNow(anyhow::Error),
     /// It never will.
@@ -85,15 +81,6 @@ impl Control {
         Ok(answer)
     }
 
-    /// Ends the session.
-    pub(super) async fn goodbye(&self) {
-        let goodbye = self.ask(Method::DELETE, SESSION_PATH, Bytes::new());
-        match tokio::time::timeout(GOODBYE_LIMIT, goodbye).await {
-            Ok(Ok(_)) => tracing::debug!("the gateway forgot the session"),
-            Ok(Err(_)) | Err(_) => tracing::debug!("the gateway was not told goodbye"),
-        }
-    }
-
     async fn ask(
         &self,
         method: Method,
@@ -121,12 +108,14 @@ fn refused(status: StatusCode, answer: &[u8]) -> Refused {
         hint: hint.clone(),
         ..Failure::new(code, format!("the gateway refused: {error}"))
     };
+    let not_now = anyhow::anyhow!("the gateway refused: {error}");
     match status {
         StatusCode::FORBIDDEN => Refused::NotNamed(error),
         StatusCode::CONFLICT => {
             let conflict: ExposureConflict = serde_json::from_slice(answer).unwrap_or_default();
+            // Without an owner it is a port that the gateway needs for something else.
             if conflict.owner.is_empty() {
-                Refused::PortInUse
+                Refused::NotNow(not_now)
             } else {
                 Refused::Never(failure(CONFLICT))
             }
@@ -135,7 +124,7 @@ fn refused(status: StatusCode, answer: &[u8]) -> Refused {
             "the gateway may be too old for exposures: `kvpn connect --upgrade`, or the Service was deleted",
         )),
         status if status.is_client_error() => Refused::Never(failure(FAILED)),
-        _ => Refused::NotNow(failure(FAILED).into()),
+        _ => Refused::NotNow(not_now),
     }
 }
 
@@ -151,7 +140,6 @@ impl Refused {
     pub(super) fn into_error(self) -> anyhow::Error {
         match self {
             Self::NotNamed(error) => anyhow::anyhow!("the gateway refused: {error}"),
-            Self::PortInUse => anyhow::anyhow!("the gateway's ports are in use by something else"),
             Self::NotNow(error) => error,
             Self::Never(failure) => failure.into(),
         }
@@ -177,7 +165,7 @@ mod tests {
             StatusCode::CONFLICT,
             br#"{"error": "port 20000 is in use"}"#,
         );
-        assert!(matches!(port, Refused::PortInUse));
+        assert!(matches!(port, Refused::NotNow(_)));
     }
 
     #[test]

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use kvpn_k8s::{Claim, Cluster, Error as ClusterError, GatewayPod, Inspection, Restored, Whose};
+use kvpn_k8s::{
+    Claim, Cluster, Error as ClusterError, ExposureWish, GatewayPod, Inspection, Restored, Whose,
+};
 use kvpn_wire::control::Exposed;
 use kvpn_wire::exposure::Protocol;
 use kvpn_wire::packet;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::agent::board::Board;
 use crate::agent::driver::{Handle, Reading};
@@ -20,7 +23,7 @@ use crate::agent::report::ExposureReport;
 use crate::agent::session::Peer;
 use crate::agent::stack::Stack;
 use crate::agent::wall_clock;
-use crate::cli::failure::Failure;
+use crate::cli::failure::{FAILED, Failure};
 
 /// How long giving a Service back may take.
 const RESTORE_LIMIT: Duration = Duration::from_secs(10);
@@ -36,10 +39,9 @@ pub(crate) struct Exposing {
     pub(super) cluster: Cluster,
     pub(super) board: Arc<Board>,
     pub(super) stack: Stack,
+    wish: ExposureWish,
     claim: Claim,
     takeover: bool,
-    /// Where the gateway listened last.
-    exposed: Option<Exposed>,
 }
 
 impl Exposing {
@@ -54,30 +56,44 @@ impl Exposing {
         prepared: Prepared,
         former: Option<String>,
     ) -> anyhow::Result<Self> {
-        let Prepared {
-            gateway,
-            inspection: Inspection {
-                takeover, expose, ..
-            },
-        } = prepared;
-        let stack = Stack::open(opening, gateway.clone(), &[]).await?;
+        let stack = Stack::open(opening, prepared.gateway.clone(), &[]).await?;
+        let wish = wanted.wish(opening.cluster, &prepared.gateway);
+        let (cluster, board) = (opening.cluster.clone(), Arc::clone(opening.board));
+        Ok(Self::new(
+            cluster,
+            board,
+            stack,
+            wish,
+            prepared.inspection,
+            former,
+        ))
+    }
+
+    pub(super) fn new(
+        cluster: Cluster,
+        board: Arc<Board>,
+        stack: Stack,
+        wish: ExposureWish,
+        inspection: Inspection,
+        former: Option<String>,
+    ) -> Self {
         let claim = Claim {
-            namespace: gateway.namespace,
-            service: wanted.service.clone(),
+            namespace: wish.namespace.clone(),
+            service: wish.service.clone(),
             session: stack.fingerprint.clone(),
             replaces: former,
-            gateway: gateway.name,
+            gateway: wish.gateway.clone(),
             since: kvpn_k8s::since(wall_clock()),
-            expose,
+            expose: inspection.expose,
         };
-        Ok(Self {
-            cluster: opening.cluster.clone(),
-            board: Arc::clone(opening.board),
+        Self {
+            cluster,
+            board,
             stack,
+            wish,
             claim,
-            takeover,
-            exposed: None,
-        })
+            takeover: inspection.takeover,
+        }
     }
 
     /// Leads the Service here: claim, gateway, shadow, swap. What is done already changes nothing.
@@ -107,17 +123,28 @@ impl Exposing {
         if let Err(error) = led.await {
             return Err(denied(&self.cluster, error).await);
         }
-        self.exposed = Some(exposed);
         Ok(())
     }
 
-    /// The same, when it was in effect before.
+    /// The same, when it was in effect before: gateway and Service may have become others meanwhile.
     ///
     /// # Errors
     ///
     /// As [`Exposing::take_effect`], or it takes longer than 30 s.
     pub(super) async fn take_effect_again(&mut self) -> anyhow::Result<()> {
-        tokio::time::timeout(STEPS_LIMIT, self.take_effect())
+        let steps = async {
+            self.go_to_the_gateway().await?;
+            let inspection = self.cluster.inspect_service(&self.wish).await?;
+            if inspection.takeover != self.takeover {
+                let (namespace, service) = self.place();
+                let message =
+                    format!("Service {namespace}/{service} was deleted or replaced by somebody");
+                return Err(Failure::new(FAILED, message).into());
+            }
+            self.claim.expose = inspection.expose;
+            self.take_effect().await
+        };
+        tokio::time::timeout(STEPS_LIMIT, steps)
             .await
             .context("the API server or the gateway does not answer")?
     }
@@ -129,29 +156,15 @@ impl Exposing {
             return Ok(());
         }
         self.give_back().await?;
-        self.claim.gateway = name;
-        self.exposed = None;
+        self.claim.gateway.clone_from(&name);
+        self.wish.gateway = name;
         Ok(())
     }
 
     async fn put(&self) -> anyhow::Result<Exposed> {
         let (namespace, service) = self.place();
         let control = self.control();
-        let mut expose = self.claim.expose.clone();
-        for port in &mut expose.ports {
-            let former = self.exposed.iter().flat_map(|exposed| &exposed.ports);
-            let mut former =
-                former.filter(|led| (led.port, led.protocol) == (port.port, port.protocol));
-            port.gateway_port = former
-                .next()
-                .map(|led| led.gateway_port)
-                .or(port.gateway_port);
-        }
-        let answer = match control.put(&namespace, &service, &expose).await {
-            // Somebody else has it now: a Service that is not led there yet can go elsewhere.
-            Err(Refused::PortInUse) => control.put(&namespace, &service, &self.claim.expose).await,
-            answer => answer,
-        };
+        let answer = control.put(&namespace, &service, &self.claim.expose).await;
         answer.map_err(Refused::into_error)
     }
 
@@ -170,31 +183,27 @@ impl Exposing {
             .map_err(anyhow::Error::from)
     }
 
-    /// Undoes everything, from wherever the steps got to; what the user should know about that.
-    pub(crate) async fn end(self, hurry: &Notify) -> Vec<String> {
-        let mut notes = Vec::new();
+    /// Undoes everything, from wherever the steps got to; what the user should know about that. `hurry`: nothing is waited for.
+    pub(crate) async fn end(self, hurry: &CancellationToken) -> Vec<String> {
         let (namespace, service) = self.place();
         self.board
             .step(format!("giving Service {namespace}/{service} back"));
-        let restored = self.give_back().await;
-        if let Err(error) = &restored {
-            notes.push(format!(
+        let restored = at_most(self.give_back(), hurry).await;
+        let note = |error: &anyhow::Error| {
+            format!(
                 "Service {namespace}/{service} could not be put back: {error:#}; the gateway does it as soon as it can; `kvpn -n {namespace} restore {service}` makes sure"
-            ));
-        }
-        let control = self.control();
-        let deleted = tokio::select! {
-            deleted = control.delete(&namespace, &service) => deleted,
-            () = hurry.notified() => Err(anyhow::anyhow!("interrupted")),
+            )
         };
-        match deleted {
+        let notes = restored.as_ref().err().map(note).into_iter().collect();
+        let control = self.control();
+        match at_most(control.delete(&namespace, &service), hurry).await {
             Ok(()) => self.drain(hurry).await,
             Err(error) => {
                 tracing::info!(error = format!("{error:#}"), "the gateway was not told");
                 self.sweep(&restored).await;
             }
         }
-        control.goodbye().await;
+        self.stack.goodbye().await;
         notes
     }
 
@@ -213,23 +222,25 @@ impl Exposing {
     }
 
     /// Lets open connections to programs here end by themselves, for a while.
-    async fn drain(&self, hurry: &Notify) {
+    async fn drain(&self, hurry: &CancellationToken) {
         let driver = &self.stack.driver;
         driver.expose(BTreeSet::new()).await;
         let drained = async {
+            let mut told = 0;
             while let Some(Reading { laptop_flows, .. }) = driver.status().await
                 && laptop_flows > 0
             {
-                self.board
-                    .step(format!("waiting for {laptop_flows} connection(s) to end"));
+                if told != laptop_flows {
+                    let text = format!("waiting for {laptop_flows} connection(s) to end");
+                    self.board.step(text);
+                    told = laptop_flows;
+                }
                 tokio::time::sleep(DRAIN_LOOK).await;
             }
+            Ok(())
         };
-        tokio::select! {
-            () = drained => {}
-            () = tokio::time::sleep(DRAIN_LIMIT) => {}
-            () = hurry.notified() => {}
-        }
+        // Those that do not end by themselves end with the session.
+        let _ = tokio::time::timeout(DRAIN_LIMIT, at_most(drained, hurry)).await;
     }
 
     /// What is exposed, for reports.
@@ -277,6 +288,17 @@ impl Exposing {
                 Some((protocol, port.laptop_port?))
             })
             .collect()
+    }
+}
+
+/// The work, unless the user does not want to wait for it.
+async fn at_most<T>(
+    work: impl Future<Output = anyhow::Result<T>>,
+    hurry: &CancellationToken,
+) -> anyhow::Result<T> {
+    tokio::select! {
+        done = work => done,
+        () = hurry.cancelled() => Err(anyhow::anyhow!("interrupted")),
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) enum Step {
 pub(super) enum Found {
     /// It leads to the gateway, for this session.
     InEffect,
-    /// Its annotation names this session, and it leads elsewhere.
+    /// Its annotation names this session, and it leads elsewhere, or some port of it does.
     Changed,
     /// Its annotation does not name this session.
     NotOurs,
@@ -84,7 +84,7 @@ impl Judge {
         }
     }
 
-    /// The other end is another one.
+    /// The other end is another one, or may have given up in the meantime.
     pub(super) fn replaced(&mut self, now: Instant) {
         self.begin_anew(now);
     }

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use kvpn_k8s::{Error as ClusterError, ExposedService};
-use kvpn_wire::control::StateEvent;
+use kvpn_wire::control::{ACTIVE_STATE, StateEvent};
 use tokio::sync::mpsc;
 
 use crate::agent::driver::Reading;
@@ -13,9 +13,12 @@ use crate::agent::exposure::exposing::{Exposing, may_pass};
 use crate::agent::exposure::judge::{Found, Judge, Step};
 use crate::agent::now;
 use crate::cli::failure::{FAILED, Failure};
+use crate::os::platform::time_asleep;
 
 /// How often it is thought about.
 const TICK: Duration = Duration::from_millis(250);
+/// A sleep of the machine that the gateway does not take for its end.
+const NAP: Duration = Duration::from_secs(2);
 /// How long the API server may take to show a Service.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
 /// How long somebody else's exposure may be in the way after an interruption: of a session that died, as a rule.
@@ -29,6 +32,7 @@ impl Exposing {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut peer_rx = self.stack.peer_rx.clone();
+        let mut asleep = time_asleep();
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
@@ -36,6 +40,11 @@ impl Exposing {
                     Ok(()) => judge.replaced(now()),
                     Err(_) => return Failure::new(FAILED, "the session's driver ended"),
                 },
+            }
+            // The clock stood still meanwhile, and the gateway's did not.
+            let before = std::mem::replace(&mut asleep, time_asleep());
+            if asleep.saturating_sub(before) > NAP {
+                judge.replaced(now());
             }
             judge.heard(self.heard_ago().await, now());
             let done = match judge.step(now()) {
@@ -72,7 +81,7 @@ impl Exposing {
                 *taken_since = None;
                 judge.exposed(now());
                 self.board.recovered();
-                self.tell("active", live_tx).await;
+                self.tell(ACTIVE_STATE, live_tx).await;
                 None
             }
             Err(error) if self.may_pass(&error, taken_since) => {
@@ -153,7 +162,7 @@ impl Exposing {
 fn found(exposed: Option<&ExposedService>, session: &str) -> Found {
     match exposed {
         Some(service) if service.annotation.owner(session).is_some() => {
-            if service.swapped {
+            if service.complete {
                 Found::InEffect
             } else {
                 Found::Changed

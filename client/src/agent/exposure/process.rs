@@ -7,8 +7,9 @@ use std::sync::Arc;
 use futures::SinkExt as _;
 use kvpn_k8s::Cluster;
 use tokio::net::UnixListener;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::agent::board::{Board, End};
 use crate::agent::control::{self, Caller, Control, Lines};
@@ -22,7 +23,6 @@ use crate::agent::report::State;
 use crate::agent::{end_on_signals, first_report, log_to, now};
 use crate::cli::failure::{CONFLICT, FAILED, Failure};
 use crate::cli::log;
-use crate::os::platform::Process as SystemProcess;
 
 /// A process that may hold an exposure; nothing else was changed.
 pub(crate) struct Process {
@@ -55,12 +55,8 @@ impl Process {
             log::for_agent(wanted.verbose, wanted.log_format);
         }
         let holder = Holder {
-            process: SystemProcess::current()?,
-            context: cluster.context().to_owned(),
-            namespace: cluster.namespace().to_owned(),
-            server: cluster.server().to_owned(),
             service: Some(wanted.service.clone()),
-            fingerprint: None,
+            ..Holder::of(&cluster)?
         };
         let path = wanted.places.lock(&name);
         let former = match lock::look(&path) {
@@ -122,7 +118,7 @@ impl Process {
         mut self,
         prepared: anyhow::Result<Prepared>,
         live_tx: Option<mpsc::Sender<LiveEvent>>,
-        hurry: &Notify,
+        hurry: &CancellationToken,
     ) -> Result<(), Failure> {
         let mut exposing = None;
         let begun = match prepared {
@@ -244,7 +240,9 @@ pub(crate) async fn serve_detached(
         .attend(launcher, Caller::Launcher { foreground: false });
     let signals = tokio::spawn(end_on_signals(Arc::clone(&process.board)));
     let prepared = process.prepare().await;
-    let outcome = process.live(prepared, None, &Notify::new()).await;
+    let outcome = process
+        .live(prepared, None, &CancellationToken::new())
+        .await;
     signals.abort();
     Ok(match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -252,7 +250,8 @@ pub(crate) async fn serve_detached(
     })
 }
 
-fn interrupted() -> Failure {
+/// That the user did not want it any more before it was there.
+pub(crate) fn interrupted() -> Failure {
     Failure::new(FAILED, "interrupted")
 }
 

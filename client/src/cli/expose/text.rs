@@ -22,6 +22,12 @@ pub(crate) fn summary(report: &SessionReport, exposure: &ExposureReport) -> Stri
     )];
     lines.extend(exposure.ports.iter().map(|port| format!("  {}", way(port))));
     lines.extend(unmatched(exposure).map(|text| format!("  {text}")));
+    if exposure.takeover {
+        lines.push(
+            "  connections that callers have open stay with the Service's own pods until they end"
+                .to_owned(),
+        );
+    }
     lines.join("\n")
 }
 
@@ -208,6 +214,7 @@ mod tests {
             "port 80 (http) -> 127.0.0.1:8080",
             "port 53/udp -> the Service's own pods",
             "port 443 looks like TLS",
+            "connections that callers have open stay",
         ] {
             assert!(text.contains(expected), "{text}");
         }

@@ -4,17 +4,20 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use kvpn_wire::control::LostEvents;
 use rustix::process::Signal;
 use serde::Serialize;
 use tokio::process::Child;
 use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::broadcast::{self, error::RecvError};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::agent::board::{Board, End};
 use crate::agent::exposure::LiveEvent;
 use crate::agent::message::Reply;
 use crate::agent::report::{ExposureReport, SessionReport};
+use crate::cli::expose::printer::Printer;
 use crate::cli::expose::{ViewFormat, command, text};
 use crate::cli::output;
 use crate::cli::progress::Display;
@@ -25,9 +28,11 @@ pub(super) struct View {
     reply_rx: broadcast::Receiver<Reply>,
     display: Arc<Display>,
     /// Has the end not wait for connections.
-    hurry: Arc<Notify>,
+    hurry: CancellationToken,
     format: ViewFormat,
     command: Vec<OsString>,
+    /// Lines of the view; the command's own output has stdout for itself.
+    printer: Option<Printer>,
     child: Option<Child>,
     signals: Signals,
     /// Whether the end was wanted once already.
@@ -83,14 +88,19 @@ impl View {
     pub(super) fn new(
         board: Arc<Board>,
         display: Arc<Display>,
-        hurry: Arc<Notify>,
+        hurry: CancellationToken,
         format: ViewFormat,
         command: Vec<OsString>,
     ) -> anyhow::Result<Self> {
         let (_, reply_rx) = board.follow();
+        let gap = match format {
+            ViewFormat::Text => |events| text::line(&LiveEvent::Lost(LostEvents { events })),
+            ViewFormat::Json => |events| json(&LiveEvent::Lost(LostEvents { events })),
+        };
         Ok(Self {
             board,
             reply_rx,
+            printer: Printer::start(display.is_quiet(), command.is_empty(), gap)?,
             display,
             hurry,
             format,
@@ -117,6 +127,9 @@ impl View {
             }
         }
         self.display.clear();
+        if let Some(printer) = self.printer.take() {
+            printer.finish().await;
+        }
         if let Some(child) = self.child.take() {
             command::end(child).await;
         }
@@ -152,7 +165,7 @@ impl View {
             return;
         };
         if self.format == ViewFormat::Text {
-            self.say(&text::summary(report, exposure));
+            self.say(text::summary(report, exposure));
         }
         self.frame(&Frame::Exposed {
             namespace: &report.namespace,
@@ -171,32 +184,23 @@ impl View {
         }
     }
 
-    /// A line of the view. The command's own output has stdout for itself.
-    fn say(&self, text: &str) {
-        if self.command.is_empty() {
-            self.display.result(text);
-        } else if !self.display.is_quiet() {
-            output::tell(text);
+    fn say(&self, line: String) {
+        if let Some(printer) = &self.printer {
+            printer.print(line);
         }
     }
 
     fn frame(&self, frame: &Frame<'_>) {
-        if self.format == ViewFormat::Json
-            && let Ok(line) = serde_json::to_string(frame)
-        {
-            self.say(&line);
+        if self.format == ViewFormat::Json {
+            self.say(json(frame));
         }
     }
 
     fn show_event(&self, event: &LiveEvent) {
-        match self.format {
-            ViewFormat::Text => self.say(&text::line(event)),
-            ViewFormat::Json => {
-                if let Ok(line) = serde_json::to_string(event) {
-                    self.say(&line);
-                }
-            }
-        }
+        self.say(match self.format {
+            ViewFormat::Text => text::line(event),
+            ViewFormat::Json => json(event),
+        });
     }
 
     fn command_ended(&mut self, status: std::io::Result<std::process::ExitStatus>) {
@@ -217,11 +221,15 @@ impl View {
     /// Wants the end; the second time at once.
     fn end(&mut self) {
         if self.ending {
-            self.hurry.notify_one();
+            self.hurry.cancel();
         }
         self.ending = true;
         self.board.end(End::Wanted);
     }
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("plain fields have a JSON form")
 }
 
 /// The end of the command, if there is one.

@@ -377,11 +377,27 @@ fn ports_are_given_once_and_used_again_late() {
         .expose(&key("e"), "e", &http("e", Traffic::All), now)
         .unwrap();
     assert_eq!(again[0].gateway_port, 20_000);
-    exposures.port_unusable(&key("e"), 20_000);
+    exposures.port_unusable(&key("e"), again[0]);
     assert_eq!(
         exposures.expose(&key("e"), "e", &http("e", Traffic::All), now),
         Err(ExposureRefused::NoPortLeft)
     );
+}
+
+#[test]
+fn a_number_is_one_port_of_tcp_and_one_of_udp() {
+    let mut exposures = Exposures::default();
+    let mut wish = http("ana", Traffic::All);
+    wish.ports = vec![port(53, Some(5353)), port(53, Some(5353))];
+    wish.ports[1].protocol = Protocol::Udp;
+    for port in &mut wish.ports {
+        port.gateway_port = Some(9000);
+    }
+    let ports = exposures
+        .expose(&key("dns"), "ana", &wish, start())
+        .unwrap();
+    assert!(ports.iter().all(|port| port.gateway_port == 9000));
+    assert_eq!(ports[1].protocol, Protocol::Udp);
 }
 
 #[test]

@@ -360,6 +360,14 @@ async fn exposed_services_are_told_as_they_come_and_go() {
     assert_eq!(now.as_ref(), Some(&all[0]));
     let listed = ours.cluster().exposed_services("demo").await.unwrap();
     assert_eq!(&listed, all);
+    assert!(all[0].complete);
+    store.edit("web", |service| {
+        let more = json!({ "name": "more", "port": 7000, "protocol": "TCP", "targetPort": 8080 });
+        service["spec"]["ports"].as_array_mut().unwrap().push(more);
+    });
+    let edited = ours.cluster().exposed_service("demo", "web").await.unwrap();
+    let edited = edited.unwrap();
+    assert!(edited.swapped && !edited.complete, "a port leads nowhere");
     assert_eq!(
         (all.len(), all[0].name.as_str(), all[0].swapped),
         (1, "web", true)

@@ -66,7 +66,7 @@ fn restore_all_puts_back_what_others_left() {
     });
 }
 
-/// One JSON document a line, for each request.
+/// One JSON document a line, for each request; queries, which may hold secrets, are not shown.
 #[test]
 fn the_live_view_shows_requests_as_they_come() {
     in_a_scene("kvpn-test-view", |scene| {
@@ -87,7 +87,7 @@ fn the_live_view_shows_requests_as_they_come() {
                 })
                 .collect()
         };
-        let is_ours = |line: &&Value| line["path"] == "/items?page=2" && line["method"] == "POST";
+        let is_ours = |line: &&Value| line["path"] == "/items" && line["method"] == "POST";
         assert!(
             eventually(PATIENCE, || lines().iter().filter(is_ours).count() == 5),
             "{:#?}",

@@ -100,14 +100,7 @@ fn matches_in_every_kind_of_http() {
 #[test]
 fn streams_of_one_connection_go_different_ways() {
     in_a_scene("kvpn-test-streams", |scene| {
-        scene
-            .ana
-            .exposes(&format!("{PORTS} as web --match 'x-dev: ana'"));
-        assert!(
-            scene
-                .origin
-                .matched_by("web", &["-header", "x-dev: ana"], ANA, PATIENCE)
-        );
+        anas_header_is_anas(scene);
         let target = format!("{}:8081", scene.origin.address("web"));
         let found = scene.origin.asks_in_all_ways(&[
             "streams",
@@ -244,14 +237,7 @@ fn what_is_no_http_goes_to_the_origin() {
 #[test]
 fn the_callers_address_is_passed_on() {
     in_a_scene("kvpn-test-caller", |scene| {
-        scene
-            .ana
-            .exposes(&format!("{PORTS} as web --match 'x-dev: ana'"));
-        assert!(
-            scene
-                .origin
-                .matched_by("web", &["-header", "x-dev: ana"], ANA, PATIENCE)
-        );
+        anas_header_is_anas(scene);
         let url = format!("{}/headers", scene.origin.url("web"));
         let pod = Cluster::get().object(scene.origin.namespace, "pod/asker-1");
         let address = pod["status"]["podIP"].as_str().unwrap();
@@ -284,4 +270,17 @@ fn all_by(scene: &Scene, words: &[&str], server: &str) {
         .map(|(_, count)| format!("\n{count}"))
         .collect();
     assert!(all, "not all by {server}:{told}");
+}
+
+/// Requests with `x-dev: ana` come to Ana.
+#[track_caller]
+fn anas_header_is_anas(scene: &Scene) {
+    scene
+        .ana
+        .exposes(&format!("{PORTS} as web --match 'x-dev: ana'"));
+    assert!(
+        scene
+            .origin
+            .matched_by("web", &["-header", "x-dev: ana"], ANA, PATIENCE)
+    );
 }

@@ -5,7 +5,9 @@ use kvpn::exposures::{ORIGIN, Origin, RESTORED, await_nodes, now};
 use kvpn::turn::Turn;
 
 use super::NEEDED;
-use super::failures::{a_colleague_edits, none_is_lost_later, told};
+use super::failures::{
+    a_colleague_edits, none_is_lost_but_with_the_laptop, none_is_lost_later, told,
+};
 use super::scene::Scene;
 
 /// One gateway: the client, which lives, restores the Service by itself. Callers and origin are on the other node.
@@ -44,11 +46,16 @@ fn the_api_server_is_away() {
         scene.take_over();
         let edited = a_colleague_edits(&scene);
         let callers = scene.callers(1);
+        let url = scene.origin.url("web");
         Cluster::get().api_server("stop");
         let lost = now();
-        scene.ana.signal("KILL");
-        await_origin_without_an_api_server(&scene);
-        Cluster::get().api_server("start");
+        let watched = || {
+            scene.ana.signal("KILL");
+            let gone = now();
+            await_origin_without_an_api_server(&url);
+            gone
+        };
+        let gone = and_then(watched, || Cluster::get().api_server("start"));
         // kubectl would say that there is no such Service until the API server has its rights together.
         let back = kvpn::outcome::eventually(PATIENCE, || {
             Cluster::get().kubectl(&["get", "--raw", "/readyz"]).code == 0
@@ -57,16 +64,15 @@ fn the_api_server_is_away() {
         scene.origin.is_again("web", &edited, RESTORED);
         let count = callers.stop();
         told(&count, lost);
-        assert!(count.lost().is_empty(), "{count}");
+        none_is_lost_but_with_the_laptop(&count, gone);
     });
 }
 
 /// Without an API server there is no `kubectl exec`: the node asks.
-fn await_origin_without_an_api_server(scene: &Scene) {
-    let url = scene.origin.url("web");
+fn await_origin_without_an_api_server(url: &str) {
     let asks = || {
         Cluster::get()
-            .on_node(1, &["curl", "-fsS", "-m", "5", &url])
+            .on_node(1, &["curl", "-fsS", "-m", "5", url])
             .stdout
     };
     let answered = kvpn::outcome::eventually(RESTORED, || asks().starts_with(ORIGIN));
@@ -78,16 +84,21 @@ fn alone(work: impl FnOnce()) {
         return;
     }
     let _turn = Turn::alone();
-    work();
-    await_nodes();
+    and_then(work, await_nodes);
+}
+
+/// What is taken away is given back whatever became of the work.
+fn and_then<T>(work: impl FnOnce() -> T, give_back: impl FnOnce()) -> T {
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    give_back();
+    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Pods that are made meanwhile come to node 2.
 fn on_node_2(work: impl FnOnce()) {
-    Cluster::get().kubectl(&["cordon", "kvpn-node1"]).ok();
-    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-    Cluster::get().kubectl(&["uncordon", "kvpn-node1"]).ok();
-    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let cordon = |what: &str| Cluster::get().kubectl(&[what, "kvpn-node1"]).ok();
+    cordon("cordon");
+    and_then(work, || drop(cordon("uncordon")));
 }
 
 /// Cuts the power, and gives it back when `meanwhile` is done and callers were answered by the origin.
@@ -95,16 +106,15 @@ fn node_2_is_lost(scene: &Scene, meanwhile: impl FnOnce(&Scene)) {
     let callers = scene.callers(1);
     let lost = now();
     Cluster::get().node("kill", 2);
-    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+    let watched = || {
         meanwhile(scene);
         assert!(
             scene.origin.is_answered_by("web", ORIGIN, RESTORED),
             "not after {RESTORED:?}"
         );
-    }));
-    Cluster::get().node("start", 2);
-    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    let count = callers.stop();
+        callers.stop()
+    };
+    let count = and_then(watched, || Cluster::get().node("start", 2));
     told(&count, lost);
     none_is_lost_later(&count, lost);
 }

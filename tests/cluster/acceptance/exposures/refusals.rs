@@ -9,7 +9,8 @@ use super::{FAILED, USAGE};
 /// Name, spec, metadata of a Service, and what is said.
 fn refused() -> Vec<(&'static str, Value, Value, &'static [&'static str])> {
     let headless = json!({ "clusterIP": "None", "ports": [{ "name": "http", "port": 8080 }] });
-    let outside = json!({ "type": "ExternalName", "externalName": "example.com", "selector": null, "ports": null });
+    let outside =
+        json!({ "type": "ExternalName", "externalName": "example.com", "selector": null });
     let local = json!({ "type": "NodePort", "externalTrafficPolicy": "Local" });
     let argo = json!({ "annotations": { "argocd.argoproj.io/tracking-id": "shop:/Service:web" } });
     let flux = json!({ "labels": { "kustomize.toolkit.fluxcd.io/name": "shop" } });
@@ -52,7 +53,7 @@ fn services_that_would_break() {
             let before = scene.origin.object(name);
             let refused = scene
                 .ana
-                .kvpn(&format!("expose --detach 8080 as {name} --takeover"));
+                .kvpn(&format!("expose --detach 8080:http as {name} --takeover"));
             refused.fails_with(FAILED).says(words).says(&[name]);
             assert_eq!(scene.origin.object(name), before, "{name} was changed");
         }

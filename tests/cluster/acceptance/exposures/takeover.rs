@@ -102,8 +102,8 @@ fn every_port_reaches(origin: &Origin, service: &Value, server: &str) {
     let name = service["metadata"]["name"].as_str().unwrap();
     let port = |which: &str, field: &str| {
         let ports = service["spec"]["ports"].as_array().unwrap();
-        let port = ports.iter().find(|port| port["name"] == which).unwrap();
-        port[field].to_string()
+        let port = ports.iter().find(|port| port["name"] == which);
+        port.map_or_else(|| "0".to_owned(), |port| port[field].to_string())
     };
     let question = |host: &str, field: &str| {
         let ports = ["http", "grpc", "lines", "datagrams"];

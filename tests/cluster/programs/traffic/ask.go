@@ -134,6 +134,8 @@ func (q *question) echo(ctx context.Context) (string, error) {
 		return "", err
 	}
 	request.ContentLength = -1
+	// Who does not say that it takes trailers may get none (RFC 9110, section 6.5.1).
+	request.Header.Set("TE", "trailers")
 	request.Trailer = http.Header{"X-Trailer": {"said at the end"}}
 	answer, err := transport(false, false).RoundTrip(request)
 	if err != nil {

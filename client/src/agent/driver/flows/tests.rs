@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use kvpn_wire::packet::Protocol;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::task::JoinHandle;
 
 use super::*;
 use crate::agent::driver::handle::Handle;
@@ -184,14 +185,17 @@ fn a_dialled_connection_carries_both_ways_and_ends_half_by_half() {
     });
 }
 
+/// Somebody who wants a connection to the gateway's control API.
+fn dials(handle: &Handle) -> JoinHandle<io::Result<UnixStream>> {
+    let handle = handle.clone();
+    tokio::spawn(async move { handle.dial(SocketAddr::new(GATEWAY, 6180)).await })
+}
+
 #[test]
 fn a_dialled_connection_that_is_refused_is_refused() {
     run(async {
         let (handle, mut peer) = Peer::start().await;
-        let dialler = tokio::spawn({
-            let handle = handle.clone();
-            async move { handle.dial(SocketAddr::new(GATEWAY, 6180)).await }
-        });
+        let dialler = dials(&handle);
         let flow = peer.opening().await;
         peer.stack.tcp_refuse(flow, Refusal::Reset, now());
         let refused = peer.during(dialler).await.unwrap();
@@ -208,10 +212,7 @@ fn a_dialled_connection_that_is_refused_is_refused() {
 fn who_gives_up_dialling_leaves_nothing_behind() {
     run(async {
         let (handle, mut peer) = Peer::start().await;
-        let dialler = tokio::spawn({
-            let handle = handle.clone();
-            async move { handle.dial(SocketAddr::new(GATEWAY, 6180)).await }
-        });
+        let dialler = dials(&handle);
         let flow = peer.opening().await;
         dialler.abort();
         assert!(dialler.await.unwrap_err().is_cancelled());
@@ -242,6 +243,24 @@ fn datagrams_go_to_the_program_and_back() {
             }
             assert_eq!(flows(&handle).await, 1);
         }
+    });
+}
+
+#[test]
+fn dialled_datagrams_go_both_ways() {
+    run(async {
+        let (handle, mut peer) = Peer::start().await;
+        let socket = handle.dial_udp(SocketAddr::new(GATEWAY, 7)).await.unwrap();
+        socket.send(b"hello").await.unwrap();
+        let flow = peer.opening().await;
+        assert_eq!(peer.event(flow).await, Event::UdpDatagram { flow });
+        let mut buffer = [0; 16];
+        let n = peer.stack.udp_recv(flow, &mut buffer);
+        assert_eq!(n.map(|n| &buffer[..n]), Some(&b"hello"[..]));
+        peer.stack.udp_send(flow, b"world", now());
+        let n = peer.during(socket.recv(&mut buffer)).await.unwrap();
+        assert_eq!(&buffer[..n], b"world");
+        assert_eq!(flows(&handle).await, 0, "it is not the gateway's");
     });
 }
 

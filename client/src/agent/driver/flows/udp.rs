@@ -22,13 +22,14 @@ const TURN: usize = 64;
 /// A UDP flow's socket.
 pub(super) struct UdpFlow {
     flow: FlowId,
-    port: u16,
     socket: Arc<UdpSocket>,
     waker: Waker,
     /// Done when the socket has news; the same memory serves every wait.
     news: ReusableBoxFuture<'static, ()>,
     /// Where else the program may listen, and what is to be said there: the last datagram, until the first answer.
-    elsewhere: Option<(IpAddr, Vec<u8>)>,
+    elsewhere: Option<(SocketAddr, Vec<u8>)>,
+    /// A program on the laptop is at the end of it, and not this process.
+    with_program: bool,
     /// The peer was told that nobody listens, and with that the flow is gone.
     refused: bool,
 }
@@ -36,17 +37,31 @@ pub(super) struct UdpFlow {
 impl UdpFlow {
     /// Opens a socket to the program at `port`.
     pub(super) fn open(flow: FlowId, port: u16, waker: Waker) -> io::Result<Self> {
-        let [first, second] = ADDRESSES;
-        let socket = Arc::new(connect(first, port)?);
+        let [first, second] = ADDRESSES.map(|address| SocketAddr::new(address, port));
         Ok(Self {
+            elsewhere: Some((second, Vec::new())),
+            with_program: true,
+            ..Self::paired(flow, connect(first)?, waker)
+        })
+    }
+
+    /// Takes over a socket that is connected with whoever in this process dialled.
+    pub(super) fn paired(flow: FlowId, socket: UdpSocket, waker: Waker) -> Self {
+        let socket = Arc::new(socket);
+        Self {
             flow,
-            port,
             news: ReusableBoxFuture::new(news_of(Arc::clone(&socket))),
             socket,
             waker,
-            elsewhere: Some((second, Vec::new())),
+            elsewhere: None,
+            with_program: false,
             refused: false,
-        })
+        }
+    }
+
+    /// Whether a program on the laptop is at the end of it, and not this process.
+    pub(super) fn is_with_program(&self) -> bool {
+        self.with_program
     }
 
     /// Passes datagrams on, both ways.
@@ -128,7 +143,7 @@ impl UdpFlow {
             return;
         }
         if let Some((address, last)) = self.elsewhere.take()
-            && let Ok(socket) = connect(address, self.port)
+            && let Ok(socket) = connect(address)
         {
             self.socket = Arc::new(socket);
             self.news.set(news_of(Arc::clone(&self.socket)));
@@ -148,9 +163,25 @@ async fn news_of(socket: Arc<UdpSocket>) {
     let _ = socket.ready(Interest::READABLE | Interest::ERROR).await;
 }
 
-fn connect(address: IpAddr, port: u16) -> io::Result<UdpSocket> {
-    let socket = std::net::UdpSocket::bind(SocketAddr::new(address, 0))?;
-    socket.connect(SocketAddr::new(address, port))?;
+/// Two sockets on loopback that are connected with each other.
+pub(super) fn pair() -> io::Result<[UdpSocket; 2]> {
+    let [ours, theirs] = [bind(ADDRESSES[0])?, bind(ADDRESSES[0])?];
+    ours.connect(theirs.local_addr()?)?;
+    theirs.connect(ours.local_addr()?)?;
+    Ok([watch(ours)?, watch(theirs)?])
+}
+
+fn connect(to: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = bind(to.ip())?;
+    socket.connect(to)?;
+    watch(socket)
+}
+
+fn bind(address: IpAddr) -> io::Result<std::net::UdpSocket> {
+    std::net::UdpSocket::bind(SocketAddr::new(address, 0))
+}
+
+fn watch(socket: std::net::UdpSocket) -> io::Result<UdpSocket> {
     socket.set_nonblocking(true)?;
     UdpSocket::from_std(socket)
 }

@@ -1,6 +1,6 @@
 //! A gateway's end of a session without a gateway: a WireGuard tunnel over UDP on loopback, and a stack at whose flows a test pulls.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use kvpn_netstack::{self as netstack, Event, FlowId, Netstack};
@@ -12,27 +12,31 @@ use tokio::task::JoinHandle;
 
 use super::*;
 
-pub(in crate::agent::driver) const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 19, 0, 2));
-pub(in crate::agent::driver) const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 19, 0, 1));
+pub(crate) const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 19, 0, 2));
+pub(crate) const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 19, 0, 1));
 
 /// The other end of a driver's session.
-pub(in crate::agent::driver) struct Peer {
-    pub(in crate::agent::driver) stack: Netstack,
+pub(crate) struct Peer {
+    pub(crate) stack: Netstack,
     tunnel: Tunnel,
     socket: UdpSocket,
     client: Option<SocketAddr>,
     events: BTreeMap<FlowId, VecDeque<Event>>,
     /// Flows that the client opened and nobody took yet.
     opened: VecDeque<FlowId>,
+    /// Flows of questions for names.
+    questions: BTreeSet<FlowId>,
+    /// The cluster's names: absolute, without the dot at the end.
+    pub(crate) names: BTreeMap<String, Ipv4Addr>,
     /// How often the client said that nobody listens for a datagram.
-    pub(in crate::agent::driver) unreachable: u32,
+    pub(crate) unreachable: u32,
     driving: JoinHandle<()>,
     _news: News,
 }
 
 impl Peer {
     /// A driver whose session works, and its peer.
-    pub(in crate::agent::driver) async fn start() -> (Handle, Self) {
+    pub(crate) async fn start() -> (Handle, Self) {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let (keys, peers) = (
             PrivateKey::from_seed([1; 32]),
@@ -59,6 +63,8 @@ impl Peer {
             client: None,
             events: BTreeMap::new(),
             opened: VecDeque::new(),
+            questions: BTreeSet::new(),
+            names: BTreeMap::new(),
             unreachable: 0,
             driving: tokio::spawn(tokio::task::unconstrained(driver.run())),
             _news: news,
@@ -70,20 +76,20 @@ impl Peer {
     }
 
     /// Opens a connection to a port of the client's.
-    pub(in crate::agent::driver) fn connect(&mut self, port: u16) -> FlowId {
+    pub(crate) fn connect(&mut self, port: u16) -> FlowId {
         let (src, dst) = (SocketAddr::new(GATEWAY, 0), SocketAddr::new(CLIENT, port));
         self.stack.tcp_connect(src, dst, now()).unwrap()
     }
 
     /// Opens a connection, and waits for it.
-    pub(in crate::agent::driver) async fn connected(&mut self, port: u16) -> FlowId {
+    pub(crate) async fn connected(&mut self, port: u16) -> FlowId {
         let flow = self.connect(port);
         assert_eq!(self.event(flow).await, Event::TcpConnected { flow });
         flow
     }
 
     /// The next event of a flow.
-    pub(in crate::agent::driver) async fn event(&mut self, flow: FlowId) -> Event {
+    pub(crate) async fn event(&mut self, flow: FlowId) -> Event {
         loop {
             let waiting = self.events.get_mut(&flow);
             if let Some(event) = waiting.and_then(VecDeque::pop_front) {
@@ -94,7 +100,7 @@ impl Peer {
     }
 
     /// A flow that the client opened.
-    pub(in crate::agent::driver) async fn opening(&mut self) -> FlowId {
+    pub(crate) async fn opening(&mut self) -> FlowId {
         loop {
             if let Some(flow) = self.opened.pop_front() {
                 return flow;
@@ -104,7 +110,7 @@ impl Peer {
     }
 
     /// Waits until a flow ends; how.
-    pub(in crate::agent::driver) async fn last_event(&mut self, flow: FlowId) -> Event {
+    pub(crate) async fn last_event(&mut self, flow: FlowId) -> Event {
         loop {
             let event = self.event(flow).await;
             if event.is_last() {
@@ -114,11 +120,7 @@ impl Peer {
     }
 
     /// Sends all of `data`, then this end if `finish`; what came until the client's end.
-    pub(in crate::agent::driver) async fn exchange(
-        &mut self,
-        flow: FlowId,
-        data: &[u8],
-    ) -> Vec<u8> {
+    pub(crate) async fn exchange(&mut self, flow: FlowId, data: &[u8]) -> Vec<u8> {
         let (mut sent, mut received) = (0, Vec::new());
         let mut chunk = vec![0; 64 << 10];
         loop {
@@ -141,7 +143,7 @@ impl Peer {
     }
 
     /// Moves packets until `done`, which may wait for the client's side meanwhile.
-    pub(in crate::agent::driver) async fn during<T>(&mut self, done: impl Future<Output = T>) -> T {
+    pub(crate) async fn during<T>(&mut self, done: impl Future<Output = T>) -> T {
         tokio::pin!(done);
         loop {
             tokio::select! {
@@ -152,12 +154,12 @@ impl Peer {
     }
 
     /// One datagram or one timeout, and what follows.
-    pub(in crate::agent::driver) async fn step(&mut self) {
+    pub(crate) async fn step(&mut self) {
         self.send();
         let mut datagram = [0; 2048];
         let timeout = self.stack.poll_timeout().into_iter();
         let due = timeout.chain(self.tunnel.poll_timeout()).min();
-        let due = due.map_or(now() + std::time::Duration::from_secs(60), |(at, _)| at);
+        let due = due.map_or_else(|| now() + std::time::Duration::from_secs(60), |(at, _)| at);
         tokio::select! {
             received = self.socket.recv_from(&mut datagram) => {
                 let (n, from) = received.unwrap();
@@ -203,9 +205,34 @@ impl Peer {
                     self.stack.echo_reply(flow, sequence, &payload[..n], now());
                 }
             }
-            Event::TcpOpening { .. } => self.opened.push_back(flow),
+            Event::UdpOpening { dst, .. } if dst.port() == 53 => {
+                self.questions.insert(flow);
+            }
+            Event::UdpDatagram { .. } if self.questions.contains(&flow) => self.answer(flow),
+            Event::TcpOpening { .. } | Event::UdpOpening { .. } => self.opened.push_back(flow),
             other => self.events.entry(flow).or_default().push_back(other),
         }
+    }
+
+    /// An A record, no such record, or no such name (RFC 1035 section 4).
+    fn answer(&mut self, flow: FlowId) {
+        let mut message = [0; 512];
+        let Some(n) = self.stack.udp_recv(flow, &mut message) else {
+            return;
+        };
+        let (name, end) = asked(&message[..n]);
+        let address = self.names.get(&name);
+        let is_a = message[end..].starts_with(&[0, 1]);
+        let mut answer = message[..end + 4].to_vec();
+        answer[2] = 0x84;
+        answer[3] = if address.is_some() { 0 } else { 3 };
+        answer[4..12].copy_from_slice(&[0, 1, 0, 0, 0, 0, 0, 0]);
+        if let Some(address) = address.filter(|_| is_a) {
+            answer[7] = 1;
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 30, 0, 4]);
+            answer.extend(address.octets());
+        }
+        self.stack.udp_send(flow, &answer, now());
     }
 
     fn send(&mut self) {
@@ -232,6 +259,16 @@ impl Drop for Peer {
     fn drop(&mut self) {
         self.driving.abort();
     }
+}
+
+/// The name that a question is for, and where what follows it begins.
+fn asked(message: &[u8]) -> (String, usize) {
+    let (mut labels, mut at) = (Vec::new(), 12);
+    while let length @ 1.. = usize::from(message[at]) {
+        labels.push(String::from_utf8_lossy(&message[at + 1..=at + length]).to_lowercase());
+        at += 1 + length;
+    }
+    (labels.join("."), at + 1)
 }
 
 fn grant(gateway: &PrivateKey) -> SessionGrant {
