@@ -148,5 +148,5 @@ bench-programs:
 	benches/tunnels/tools.sh
 
 .PHONY: cross-check
-cross-check: ## type-checks the packages without IO for Windows and macOS
+cross-check: ## type-checks the client for macOS, and the packages without IO for Windows
 	tests/cross/check.sh
