@@ -6,12 +6,9 @@
     reason = "the tests' own tools panic with the test"
 )]
 
-#[path = "support/booted.rs"]
-mod booted;
-
 use std::time::Duration;
 
-use booted::{Lease, Machine};
+use kvpn::machine::{Lease, Machine};
 use kvpn::outcome::eventually;
 use serde_json::{Value, json};
 
@@ -37,7 +34,7 @@ fn configured(lease: &mut Lease) -> Value {
 
 #[test]
 fn members_of_the_group_get_a_network_and_others_do_not() {
-    let machine = Machine::boot("service", "/usr/local/bin/kvpn");
+    let machine = Machine::boot("service");
     let before = machine.traces();
     machine
         .shell("SUDO_UID=$(id -u ana) SUDO_GID=$(id -g ana) kvpn service install")
@@ -64,7 +61,7 @@ fn members_of_the_group_get_a_network_and_others_do_not() {
     assert_eq!(configured(&mut ana)["dnsBackend"], "systemd-resolved");
     machine
         .shell(
-            "ip -o addr show kvpn0; ip route; resolvectl domain kvpn0; ps -o user=,args= -C kvpn",
+            "ip -o addr show kvpn0; ip route; resolvectl domain kvpn0; ps -eo user=,args= | grep '[k]vpn helper'",
         )
         .ok()
         .prints(&[
@@ -73,8 +70,11 @@ fn members_of_the_group_get_a_network_and_others_do_not() {
             "~cluster.local",
             "kvpn     kvpn helper --serve",
         ]);
-    let mut second = machine.lease("ana", true);
-    let refused = second.receive().unwrap();
+    let mut others: Vec<Lease> = (1..4).map(|_| machine.lease("ana", true)).collect();
+    for other in &mut others {
+        assert_eq!(other.receive().unwrap()["answer"], "hello");
+    }
+    let refused = machine.lease("ana", true).receive().unwrap();
     assert_eq!(
         (&refused["answer"], &refused["taken"]),
         (&json!("failed"), &json!(true))
@@ -90,7 +90,7 @@ fn members_of_the_group_get_a_network_and_others_do_not() {
         "hello"
     );
 
-    drop(ana);
+    drop((ana, others));
     let gone = || !machine.shell("ip -o link").ok().stdout.contains("kvpn0");
     assert!(eventually(AT_ONCE, gone), "the interface stays");
     let again = || machine.lease("ana", true).receive().unwrap()["answer"] == "hello";
@@ -106,7 +106,7 @@ fn members_of_the_group_get_a_network_and_others_do_not() {
 
 #[test]
 fn whoever_is_killed_the_service_comes_back_and_nothing_is_left() {
-    let machine = Machine::boot("service-killed", "/usr/local/bin/kvpn");
+    let machine = Machine::boot("service-killed");
     machine.shell("kvpn service install --user ana").ok();
     let served = || {
         let mut lease = machine.lease("ana", true);
@@ -132,7 +132,7 @@ fn whoever_is_killed_the_service_comes_back_and_nothing_is_left() {
 
 #[test]
 fn a_hostile_member_changes_nothing_and_the_memory_stays() {
-    let machine = Machine::boot("service-hostile", "/usr/local/bin/kvpn");
+    let machine = Machine::boot("service-hostile");
     machine
         .shell("kvpn service install --user ana --user bo")
         .ok();
@@ -173,4 +173,49 @@ fn a_hostile_member_changes_nothing_and_the_memory_stays() {
         bo.ask(json!({ "request": "addRoutes", "routes": ["10.97.0.0/16"] }))["answer"],
         "done"
     );
+}
+
+/// Where /etc/resolv.conf is the only way, the helper is root's: a sandbox all the same, and what it writes is taken back.
+#[test]
+fn a_plain_resolv_conf_is_put_back_whoever_is_killed() {
+    let machine = Machine::boot("service-file");
+    machine
+        .shell(
+            "systemctl disable --now systemd-resolved && sed -i 's/^hosts:.*/hosts: files dns/' /etc/nsswitch.conf
+             rm /etc/resolv.conf && echo nameserver 192.0.2.1 >/etc/resolv.conf",
+        )
+        .ok();
+    machine.shell("kvpn service install --user ana").ok();
+    let status = machine.shell("kvpn service status -o json").ok().json();
+    assert_eq!(status["names"], "resolv.conf");
+    machine
+        .shell("systemd-analyze security --no-pager --threshold=20 kvpn-helper.service")
+        .ok();
+    let file = || machine.shell("cat /etc/resolv.conf").ok().stdout;
+    let before = file();
+    for victim in ["helper --serve", "helper --listen", "helper"] {
+        let mut lease = None;
+        let is_given = || {
+            let mut ana = machine.lease("ana", true);
+            let hello = ana
+                .receive()
+                .is_some_and(|hello| hello["answer"] == "hello");
+            lease = Some(ana);
+            hello
+        };
+        assert!(eventually(SOON, is_given), "no lease before {victim}");
+        let mut ana = lease.expect("it was just given");
+        let answer = ana.ask(session());
+        assert_eq!(answer["dnsBackend"], "resolv.conf", "{answer}");
+        assert_ne!(file(), before);
+        let kill = format!("pkill -KILL -f '^[^ ]*kvpn {victim}'");
+        machine.shell(&kill).ok();
+        assert!(
+            eventually(SOON, || file() == before),
+            "{victim}: {}",
+            file()
+        );
+    }
+    machine.shell("kvpn service uninstall").ok();
+    assert_eq!(file(), before);
 }

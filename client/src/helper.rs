@@ -10,12 +10,14 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+use ipnetwork::IpNetwork;
 use rustix::process::setsid;
 
 use crate::os::platform::{self, may_administer, state_folder};
 
 mod channel;
 mod connection;
+mod exceptions;
 mod installed;
 mod journal;
 pub(crate) mod listen;
@@ -26,12 +28,12 @@ mod spawn;
 mod validate;
 
 pub(crate) use connection::{Configured, HelperConnection};
+use exceptions::Exceptions;
 pub(crate) use installed::{Installed, ask as ask_installed};
 pub(crate) use own::{OwnHelper, spawn_own};
 pub(crate) use protocol::{DnsBackend, DnsConfig, NetworkConfig};
 use server::Place;
 pub(crate) use spawn::{Escalation, spawn};
-pub(crate) use validate::limits as range_limits;
 
 /// The whole of `kvpn helper`. Must be called outside of any runtime.
 ///
@@ -97,11 +99,12 @@ fn stdin() -> Result<OwnedFd> {
 }
 
 fn serve() -> Result<()> {
+    let exceptions = Exceptions::of_this_machine()?;
     // Fails when this process leads a session already; then it is detached as well.
     let _ = setsid();
     let socket = stdin()?;
     let place = Place::Machine(state_folder());
-    runtime()?.block_on(server::serve(socket, place))
+    runtime()?.block_on(server::serve(socket, place, exceptions))
 }
 
 /// The whole of `kvpn helper --own`: makes a network for one program, without privileges, and serves the agent at its
@@ -122,7 +125,20 @@ pub(crate) fn run_own() -> Result<()> {
     rustix::stdio::dup2_stderr(&nothing)?;
     // Whoever waits at the other end knows now that the namespaces stand.
     rustix::stdio::dup2_stdout(&nothing)?;
-    runtime()?.block_on(server::serve(socket, Place::Own(unshared)))
+    runtime()?.block_on(server::serve(
+        socket,
+        Place::Own(unshared),
+        Exceptions::default(),
+    ))
+}
+
+/// Whether a helper of this machine would send a range into a tunnel.
+///
+/// # Errors
+/// Why not, as text for the user.
+pub(crate) fn range_limits(range: IpNetwork) -> Result<(), String> {
+    let exceptions = Exceptions::of_this_machine().map_err(|error| format!("{error:#}"))?;
+    validate::limits(range, &exceptions)
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {

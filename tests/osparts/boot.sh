@@ -2,7 +2,8 @@
 # boot.sh: a Debian (root.sh) with a real systemd as its first process, in namespaces and a cgroup of its own; 0.3 s.
 # What it writes goes to memory and ends with it. Must not change anything outside but its state under /run.
 #
-#   boot.sh up NAME [SOURCE:PATH]...   start it; SOURCE is to be seen in it at PATH, read only
+#   boot.sh up NAME [--netns NETNS] [SOURCE:PATH]...   start it, in this network namespace or in an empty one of its own;
+#                              SOURCE is to be seen in it at PATH, read only
 #   boot.sh in NAME CMD...             run CMD in it as root; its exit status
 #   boot.sh down NAME                  end it
 set -euo pipefail
@@ -11,8 +12,12 @@ state=/run/kvpn-booted
 fail() { echo "boot: $*" >&2; exit 1; }
 
 up() {
-    local name=$1 root cgroups
+    local name=$1 root cgroups network=(unshare --net)
     shift
+    if [ "${1:-}" = --netns ]; then
+        network=(nsenter "--net=/run/netns/$2")
+        shift 2
+    fi
     [ ! -e "$state/$name" ] || fail "$name is up already (or was not ended: boot.sh down $name)"
     root=$("$here/root.sh")
     cgroups=$(awk '$3 == "cgroup2" {print $2; exit}' /proc/mounts)
@@ -20,9 +25,11 @@ up() {
     mkdir -p "$state/$name" "$cgroups/kvpn-$name"
     echo "$cgroups/kvpn-$name" >"$state/$name/cgroup"
     # It joins the cgroup before the cgroup namespace is made, whose root that is then.
+    # shellcheck disable=SC2016  # that bash expands it
     setsid -f bash -c 'echo $BASHPID >"$1/cgroup.procs"; shift
-        exec unshare --mount --net --pid --uts --ipc --cgroup --fork --kill-child --propagation private "$@"' \
-        boot "$cgroups/kvpn-$name" "${BASH_SOURCE[0]}" inside "$state/$name" "$root" "$@" </dev/null >"$state/$name/log" 2>&1
+        exec "$@"' \
+        boot "$cgroups/kvpn-$name" "${network[@]}" \
+        unshare --mount --pid --uts --ipc --cgroup --fork --kill-child --propagation private "${BASH_SOURCE[0]}" inside "$state/$name" "$root" "$@" </dev/null >"$state/$name/log" 2>&1
     local tries=0
     until inside_of "$name" systemctl is-system-running --wait >"$state/$name/running" 2>&1 || grep -q degraded "$state/$name/running"; do
         tries=$((tries + 1))
@@ -99,5 +106,5 @@ down() {
 case ${1:-} in
 up | inside | down) "$@" ;;
 in) shift; inside_of "$@" ;;
-*) sed -n '5,7s/^# //p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+*) sed -n '5,8s/^# //p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
 esac

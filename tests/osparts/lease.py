@@ -8,7 +8,10 @@ import sys
 
 knocks = int(sys.argv.pop(1)[8:]) if sys.argv[1].startswith("--knock=") else 0
 folder, uid, groups = sys.argv[1], int(sys.argv[2]), [int(group) for group in sys.argv[3:]]
-os.chdir(folder)
+try:
+    os.chdir(folder)
+except FileNotFoundError:
+    sys.exit()  # The service does not run at the moment.
 os.setgroups(groups)
 os.setresgid(groups[0], groups[0], groups[0])
 os.setresuid(uid, uid, uid)
@@ -18,7 +21,10 @@ for _ in range(knocks):
 if knocks:
     sys.exit()
 helper = socket.socket(socket.AF_UNIX)
-helper.connect("helper.sock")
+try:
+    helper.connect("helper.sock")
+except (FileNotFoundError, ConnectionRefusedError, PermissionError):
+    sys.exit()
 held = []
 while True:
     ready, _, _ = select.select([0, helper], [], [])
@@ -26,7 +32,10 @@ while True:
         line = os.read(0, 1 << 20)
         if not line:
             break
-        helper.sendall(line)
+        try:
+            helper.sendall(line)
+        except BrokenPipeError:
+            break
     if helper in ready:
         line, descriptors, _, _ = socket.recv_fds(helper, 1 << 20, 1)
         held += descriptors

@@ -9,6 +9,7 @@ pub mod flow;
 pub mod fuzz_targets;
 pub mod gateway;
 pub mod laptop;
+pub mod machine;
 pub mod outcome;
 pub mod rogue;
 pub mod settings;

@@ -1,5 +1,7 @@
 //! `kvpn connect`: starts helper and agent, follows the agent until traffic and names work.
 
+mod at_login;
+
 use std::io::IsTerminal as _;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -44,6 +46,9 @@ pub(crate) struct ConnectArgs {
     /// Stay in the foreground and log there; Ctrl-C disconnects
     #[arg(long)]
     foreground: bool,
+    /// Connect at each login too, with the same options, until `kvpn disconnect`; needs the installed service
+    #[arg(long, conflicts_with = "foreground")]
+    at_login: bool,
     /// What the session is called; without it CONTEXT.NAMESPACE
     #[arg(long, value_name = "SESSION")]
     name: Option<SessionName>,
@@ -146,18 +151,22 @@ impl SessionArgs {
 
 /// `kvpn connect`
 pub(crate) async fn run(situation: Situation, args: ConnectArgs) -> anyhow::Result<ExitCode> {
+    if !args.at_login {
+        return connect(&situation, args).await;
+    }
+    at_login::run(&situation, args).await
+}
+
+async fn connect(situation: &Situation, args: ConnectArgs) -> anyhow::Result<ExitCode> {
     let places = Places::of(&situation.environment, &situation.user);
     let start = Start {
         name: args.name,
         foreground: args.foreground,
-        ..args.session.start(&situation, places)
+        ..args.session.start(situation, places)
     };
     let interactive = !situation.user.is_behind_sudo() && std::io::stdin().is_terminal();
     let cluster = Cluster::load(&start.access.kube.options(interactive))?;
-    let name = start
-        .name
-        .clone()
-        .unwrap_or_else(|| SessionName::of(cluster.context(), cluster.namespace()));
+    let name = session_name(start.name.as_ref(), &cluster);
     let display = Display::new(situation.globals.quiet);
     // In the foreground the agent's log tells the steps.
     let display = if start.foreground {
@@ -203,6 +212,11 @@ pub(crate) async fn run(situation: Situation, args: ConnectArgs) -> anyhow::Resu
         return join_other(&places, &cluster, &name, &display).await;
     }
     finish(outcome, launched, &name).await
+}
+
+fn session_name(given: Option<&SessionName>, cluster: &Cluster) -> SessionName {
+    let own = || SessionName::of(cluster.context(), cluster.namespace());
+    given.cloned().unwrap_or_else(own)
 }
 
 /// A helper of our own; sudo may ask for a password on the terminal.

@@ -1,5 +1,6 @@
 //! `kvpn disconnect`: ends sessions, and undoes what dead ones left.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::cli::failure::{Failure, NOT_CONNECTED, USAGE};
 use crate::cli::progress::Display;
 use crate::cli::{Globals, Situation, output};
 use crate::helper::{self, Escalation};
-use crate::os::platform::Process;
+use crate::os::platform::{Process, login};
 
 /// How long an agent may take to undo everything.
 const END_LIMIT: Duration = Duration::from_secs(30);
@@ -26,7 +27,7 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// End a session and put the machine's routes and names back
 ///
-/// Also undoes what a session left that was killed.
+/// Also undoes what a session left that was killed, and has it not begin at login any more.
 #[derive(Debug, Args)]
 pub(crate) struct DisconnectArgs {
     /// The session, as `kvpn status` names it; may be left out when there is one only (of that --namespace or
@@ -42,7 +43,8 @@ pub(crate) struct DisconnectArgs {
 pub(crate) async fn run(situation: Situation, args: DisconnectArgs) -> anyhow::Result<ExitCode> {
     let places = Places::of(&situation.environment, &situation.user);
     let display = Display::new(situation.globals.quiet);
-    let sessions = places.sessions()?;
+    let home = &situation.user.home;
+    let sessions = with_those_at_login(places.sessions()?, home);
     let meant = meant(&places, sessions, &situation.globals);
     let chosen = choose(&meant, &args)?;
     for name in &chosen {
@@ -50,6 +52,7 @@ pub(crate) async fn run(situation: Situation, args: DisconnectArgs) -> anyhow::R
         end(&places, name, &display)
             .await
             .with_context(|| format!("session {name} could not be ended"))?;
+        login::disable(home, name.as_str())?;
         display.result(&format!("disconnected: {name}"));
     }
     let undone = undo_leftovers(&situation, &display)?;
@@ -58,6 +61,15 @@ pub(crate) async fn run(situation: Situation, args: DisconnectArgs) -> anyhow::R
         return Err(no_session(&situation.globals).into());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Sessions that would begin at the next login can be ended before.
+fn with_those_at_login(mut sessions: Vec<SessionName>, home: &Path) -> Vec<SessionName> {
+    let at_login = login::names(home);
+    sessions.extend(at_login.iter().filter_map(|name| name.parse().ok()));
+    sessions.sort();
+    sessions.dedup();
+    sessions
 }
 
 fn no_session(globals: &Globals) -> Failure {

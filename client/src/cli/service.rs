@@ -10,12 +10,12 @@ use serde::Serialize;
 
 use crate::cli::Situation;
 use crate::cli::failure::{FAILED, Failure};
-use crate::cli::output::{self, Format};
+use crate::cli::output::{self, Format, OutputArgs};
 use crate::os::platform::service::{self, SOCKET};
 
 /// Install, remove or look at the helper as a service of this machine
 ///
-/// With it `kvpn connect` works without sudo for members of group `kvpn`, one session a user at a time.
+/// With it `kvpn connect` works without sudo for members of group `kvpn`, up to four sessions a user.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ServiceCommand {
     /// Install the service, or bring it up to date, and start it (as root)
@@ -23,7 +23,7 @@ pub(crate) enum ServiceCommand {
     /// Stop the service and remove all that belongs to it (as root)
     Uninstall,
     /// Show the service
-    Status(StatusArgs),
+    Status(OutputArgs),
 }
 
 /// Who may use it.
@@ -32,20 +32,6 @@ pub(crate) struct InstallArgs {
     /// Add this user to the group; without it who called sudo. May be given again
     #[arg(long, value_name = "NAME")]
     user: Vec<String>,
-}
-
-/// How it is shown.
-#[derive(Debug, Args)]
-pub(crate) struct StatusArgs {
-    /// How to write it; the JSON document's fields stay
-    #[arg(
-        short,
-        long,
-        value_enum,
-        default_value = "table",
-        value_name = "FORMAT"
-    )]
-    output: Format,
 }
 
 /// The JSON document of `kvpn service status`.
@@ -66,7 +52,7 @@ pub(crate) fn run(situation: &Situation, command: &ServiceCommand) -> anyhow::Re
     match command {
         ServiceCommand::Install(args) => install(situation, args),
         ServiceCommand::Uninstall => uninstall(situation),
-        ServiceCommand::Status(args) => status(args),
+        ServiceCommand::Status(args) => status(*args),
     }
 }
 
@@ -109,7 +95,7 @@ fn uninstall(situation: &Situation) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
+fn status(args: OutputArgs) -> anyhow::Result<ExitCode> {
     let found = service::look();
     let names = |root: bool| {
         if root {
@@ -125,7 +111,7 @@ fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
         program: found.map(|found| found.program),
         socket: SOCKET,
     };
-    match args.output {
+    match args.format {
         Format::Json => output::print_json(&document)?,
         Format::Table => output::print(&table(&document)),
     }
@@ -142,7 +128,10 @@ fn table(document: &Document) -> String {
         (true, false) => "installed, but it does not run: `systemctl status kvpn-helper`",
         (true, true) => "running",
     };
-    let program = document.program.as_deref().unwrap_or(Path::new("-"));
+    let program = document
+        .program
+        .as_deref()
+        .unwrap_or_else(|| Path::new("-"));
     output::rows([
         ("service", state.to_owned()),
         ("program", program.display().to_string()),

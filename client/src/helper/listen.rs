@@ -1,10 +1,10 @@
-//! The installed helper (`kvpn helper --listen`): a socket at which members of its group get a helper each, without sudo. One
-//! lease a user, so that nobody keeps the others out.
+//! The installed helper (`kvpn helper --listen`): a socket at which members of its group get a helper for each session, without
+//! sudo. A few leases a user, so that nobody keeps the others out.
 //!
 //! Must not read what clients say: each has a process of its own for that ([`super::server`]), and here only the kernel's word
 //! about who they are counts.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::Permissions;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
@@ -25,8 +25,10 @@ use tokio_util::sync::CancellationToken;
 use super::protocol::{Answer, Numbered};
 use super::{may_administer, runtime};
 
-/// Leases at a time, of all users together.
+/// Leases at a time, of all users together: a session has one.
 const MAX_LEASES: usize = 64;
+/// Leases of one user.
+const MAX_LEASES_OF_USER: usize = 4;
 /// The socket's mode: its owner and its group.
 const MODE: u32 = 0o660;
 /// The pause after an `accept` that failed, which is for want of descriptors as a rule.
@@ -80,10 +82,10 @@ fn bind(path: &Path) -> Result<UnixListener> {
     Ok(listener)
 }
 
-/// Who has a helper.
+/// Who has how many helpers.
 #[derive(Default)]
 struct Leases {
-    users: BTreeSet<u32>,
+    users: BTreeMap<u32, usize>,
     /// The helpers; each gives back whose it was.
     processes: JoinSet<u32>,
     end: CancellationToken,
@@ -95,19 +97,23 @@ impl Leases {
         let Ok(uid) = stream.peer_cred().map(|peer| peer.uid()) else {
             return;
         };
-        if self.users.contains(&uid) {
-            let why = format!("user {uid} has a session through the installed helper already");
+        if self
+            .users
+            .get(&uid)
+            .is_some_and(|own| *own >= MAX_LEASES_OF_USER)
+        {
+            let why = format!(
+                "user {uid} has {MAX_LEASES_OF_USER} sessions through the installed helper already"
+            );
             return refuse(&stream, why);
         }
-        if self.users.len() >= MAX_LEASES {
-            return refuse(
-                &stream,
-                format!("the installed helper serves {MAX_LEASES} users already"),
-            );
+        if self.processes.len() >= MAX_LEASES {
+            let why = format!("the installed helper serves {MAX_LEASES} sessions already");
+            return refuse(&stream, why);
         }
         match spawn(stream) {
             Ok(helper) => {
-                self.users.insert(uid);
+                *self.users.entry(uid).or_default() += 1;
                 let end = self.end.clone();
                 self.processes.spawn(async move {
                     until_ended(helper, end).await;
@@ -119,9 +125,11 @@ impl Leases {
     }
 
     fn forget(&mut self, uid: Option<u32>) {
-        if let Some(uid) = uid {
-            self.users.remove(&uid);
+        let Some(uid) = uid else { return };
+        if let Some(own) = self.users.get_mut(&uid) {
+            *own -= 1;
         }
+        self.users.retain(|_, own| *own > 0);
     }
 
     /// Has every lease undone.
@@ -154,10 +162,15 @@ fn spawn(stream: UnixStream) -> Result<Child> {
         .context("the helper cannot start a process of its own")
 }
 
-/// Waits for a helper's end; told to, it is made to undo everything.
+/// Waits for a helper's end; told to, it is made to undo everything. What a killed one left is undone.
 async fn until_ended(mut helper: Child, end: CancellationToken) {
     tokio::select! {
-        _ = helper.wait() => return,
+        ended = helper.wait() => {
+            if !ended.is_ok_and(|status| status.success()) {
+                undo().await;
+            }
+            return;
+        }
         () = end.cancelled() => {}
     }
     let pid = helper.id().and_then(|pid| i32::try_from(pid).ok());
@@ -166,4 +179,18 @@ async fn until_ended(mut helper: Child, end: CancellationToken) {
         let _ = kill_process(pid, Signal::TERM);
     }
     let _ = helper.wait().await;
+}
+
+async fn undo() {
+    tracing::warn!("a helper was killed: what it left is undone");
+    let undone = Command::new("/proc/self/exe")
+        .arg0("kvpn")
+        .args(["helper", "--undo"])
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status();
+    if !undone.await.is_ok_and(|status| status.success()) {
+        tracing::warn!("not everything could be undone: the next session tries again");
+    }
 }

@@ -15,6 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
 use super::channel::Channel;
+use super::exceptions::Exceptions;
 use super::journal::{self, Journal};
 use super::protocol::{
     Answer, DnsBackend, DnsConfig, Hello, MAX_ROUTES, NetworkConfig, Numbered, Request, Settled,
@@ -57,7 +58,7 @@ impl Place {
 }
 
 /// Serves the agent at the other end of the socket until it is gone, asks to end, or SIGTERM comes.
-pub(super) async fn serve(socket: OwnedFd, place: Place) -> Result<()> {
+pub(super) async fn serve(socket: OwnedFd, place: Place, exceptions: Exceptions) -> Result<()> {
     // Taken and dropped: the terminal's Ctrl-C and its end go to the whole group, the lease is the socket.
     let _ignored = [
         signal(SignalKind::interrupt())?,
@@ -70,6 +71,7 @@ pub(super) async fn serve(socket: OwnedFd, place: Place) -> Result<()> {
         system: SystemRoutes::open()?,
         state: place.state(),
         place,
+        exceptions,
         network: None,
     };
     if let Place::Own(_) = server.place {
@@ -92,6 +94,7 @@ struct Server {
     channel: Channel,
     system: SystemRoutes,
     place: Place,
+    exceptions: Exceptions,
     state: PathBuf,
     network: Option<Network>,
 }
@@ -205,6 +208,7 @@ impl Server {
             snapshot: &snapshot,
             own_link: None,
             resolvers: &[],
+            exceptions: &self.exceptions,
         };
         validate::mtu(config.mtu)?;
         validate::addresses(&config.addresses, &around)?;
@@ -287,6 +291,7 @@ impl Server {
             snapshot: &snapshot,
             own_link: Some(network.link),
             resolvers: &resolvers,
+            exceptions: &self.exceptions,
         };
         let mut outcome = Outcome::default();
         let (routes, unreachable): (Vec<_>, Vec<_>) = routes
@@ -334,6 +339,7 @@ impl Server {
             snapshot: &snapshot,
             own_link: Some(network.link),
             resolvers: &network.resolvers,
+            exceptions: &self.exceptions,
         };
         validate::addresses(addresses, &around)?;
         let former = std::mem::take(&mut network.addresses);
@@ -352,7 +358,8 @@ impl Server {
         let network = standing(&mut self.network)?;
         dns.servers
             .retain(|server| network.has_family(IpNetwork::from(*server)));
-        let (dns, refused) = validate::dns(dns, &network.addresses, &network.routes)?;
+        let (dns, refused) =
+            validate::dns(dns, &network.addresses, &network.routes, &self.exceptions)?;
         let Some(backend) = &mut network.dns else {
             bail!("this session was configured without DNS");
         };

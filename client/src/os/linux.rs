@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use super::{Dns, durable};
 use crate::helper::protocol::DnsBackend;
 
+pub(crate) mod login;
 mod process;
 mod resolv_conf;
 mod resolved;
 mod routes;
-#[path = "linux/systemd.rs"]
 pub(crate) mod service;
 mod tun;
 mod unshare;

@@ -8,6 +8,7 @@ use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use kvpn_wire::range::overlaps;
 
 use super::Surroundings;
+use crate::helper::exceptions::Exceptions;
 
 /// Ranges that nobody on the internet owns: RFC 1918, 6598 (CGNAT), 2544 (benchmarks; the tunnel's own), 4193.
 const PRIVATE: [IpNetwork; 6] = [
@@ -53,7 +54,7 @@ pub(in crate::helper) fn route(
     range: IpNetwork,
     around: &Surroundings<'_>,
 ) -> Result<Vec<String>, String> {
-    limits(range)?;
+    limits(range, around.exceptions)?;
     connected(range, around)?;
     if let Some(resolver) = around.loses_resolver(range) {
         return Err(format!(
@@ -73,8 +74,8 @@ pub(in crate::helper) fn route(
     Ok(conflicts(range, around))
 }
 
-/// The limits that hold on every machine.
-pub(crate) fn limits(range: IpNetwork) -> Result<(), String> {
+/// The limits that hold on every machine, but for those that its administrator has lifted.
+pub(in crate::helper) fn limits(range: IpNetwork, exceptions: &Exceptions) -> Result<(), String> {
     if let Some(forbidden) = FORBIDDEN
         .iter()
         .find(|forbidden| overlaps(forbidden, &range))
@@ -91,9 +92,9 @@ pub(crate) fn limits(range: IpNetwork) -> Result<(), String> {
     } else {
         ("a public range", MIN_PUBLIC_PREFIX_V6)
     };
-    if range.prefix() < shortest {
+    if range.prefix() < shortest && !exceptions.allow_range(range) {
         return Err(format!(
-            "{range} is too wide: {kind} may be a /{shortest} at most"
+            "{range} is too wide: {kind} may be a /{shortest} at most, unless /etc/kvpn/helper.toml allows it"
         ));
     }
     Ok(())

@@ -15,6 +15,7 @@ use kvpn_wire::range::overlaps;
 
 use super::ranges::covers;
 use super::{Surroundings, addresses, dns, interface_name, mtu, route};
+use crate::helper::exceptions::Exceptions;
 use crate::helper::protocol::DnsConfig;
 use crate::os::{Address, Route, Snapshot};
 
@@ -81,6 +82,7 @@ fn judge(range: &str) -> Result<Vec<String>, String> {
             snapshot: &snapshot,
             own_link: Some(OWN),
             resolvers: &resolvers,
+            exceptions: &Exceptions::default(),
         },
     )
 }
@@ -198,6 +200,7 @@ fn tunnel_addresses_are_kvpns_own_and_free() {
         snapshot: &snapshot,
         own_link: None,
         resolvers: &[],
+        exceptions: &Exceptions::default(),
     };
     assert!(addresses(&nets(&["198.19.4.2/30", "fd6b:7670:6e00::6/126"]), &around).is_ok());
     for wrong in [
@@ -242,7 +245,13 @@ fn judge_domain(name: &str) -> Result<Vec<String>, Vec<String>> {
         routing: vec![name.to_owned()],
     };
     let routes = nets(&["10.96.0.0/12", "fd00:10:96::/108"]);
-    let (accepted, refused) = dns(config, &nets(&["198.19.0.2/30"]), &routes).unwrap();
+    let (accepted, refused) = dns(
+        config,
+        &nets(&["198.19.0.2/30"]),
+        &routes,
+        &Exceptions::default(),
+    )
+    .unwrap();
     if refused.is_empty() {
         Ok(accepted.routing)
     } else {
@@ -310,16 +319,19 @@ fn the_server_is_the_sessions_own_stub() {
         ..DnsConfig::default()
     };
     let own = nets(&["198.19.0.2/30"]);
-    assert!(dns(config("198.19.0.3"), &own, &[]).is_ok());
+    assert!(dns(config("198.19.0.3"), &own, &[], &Exceptions::default()).is_ok());
     for other in ["198.19.0.2", "198.19.0.4", "8.8.8.8", "127.0.0.1"] {
-        assert!(dns(config(other), &own, &[]).is_err(), "{other}");
+        assert!(
+            dns(config(other), &own, &[], &Exceptions::default()).is_err(),
+            "{other}"
+        );
     }
-    assert!(dns(DnsConfig::default(), &own, &[]).is_err());
+    assert!(dns(DnsConfig::default(), &own, &[], &Exceptions::default()).is_err());
     let many = DnsConfig {
         search: vec!["a".to_owned(); 2000],
         ..config("198.19.0.3")
     };
-    assert!(dns(many, &own, &[]).is_err());
+    assert!(dns(many, &own, &[], &Exceptions::default()).is_err());
 }
 
 proptest! {

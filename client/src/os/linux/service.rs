@@ -20,6 +20,8 @@ const NAME: &str = "kvpn";
 pub(crate) const SOCKET: &str = "/run/kvpn/helper.sock";
 
 const UNIT_FILE: &str = "/etc/systemd/system/kvpn-helper.service";
+/// The unit of the package, which has its group, user and polkit rule too.
+const PACKAGED_UNIT_FILE: &str = "/usr/lib/systemd/system/kvpn-helper.service";
 const DROP_IN: &str = "/etc/systemd/system/kvpn-helper.service.d/resolv-conf.conf";
 const RULES_FOLDER: &str = "/etc/polkit-1/rules.d";
 const RULES: &str = "/etc/polkit-1/rules.d/50-kvpn.rules";
@@ -51,17 +53,10 @@ pub(crate) fn install() -> Result<bool> {
         Path::new("/run/systemd/system").exists(),
         "systemd does not run on this machine: use `sudo kvpn connect`"
     );
-    let (program, copied) = program()?;
     let root = !resolved_obeys();
-    account()?;
-    let unit = UNIT_TEXT.replace("@PROGRAM@", &program.to_string_lossy());
-    let mut changed = copied;
-    for (path, text) in [
-        (UNIT_FILE, Some(unit.as_str())),
-        (DROP_IN, root.then_some(DROP_IN_TEXT)),
-        (RULES, (!root).then_some(RULES_TEXT)),
-    ] {
-        changed |= put(Path::new(path), text)?;
+    let mut changed = put(Path::new(DROP_IN), root.then_some(DROP_IN_TEXT))?;
+    if !is_packaged() {
+        changed |= install_own(root)?;
     }
     if changed {
         systemctl(&["daemon-reload"])?;
@@ -74,11 +69,24 @@ pub(crate) fn install() -> Result<bool> {
     Ok(changed)
 }
 
+/// What a package brings by itself.
+fn install_own(root: bool) -> Result<bool> {
+    let (program, copied) = program()?;
+    account()?;
+    let unit = UNIT_TEXT.replace("@PROGRAM@", &program.to_string_lossy());
+    let changed = put(Path::new(UNIT_FILE), Some(&unit))?;
+    Ok(put(Path::new(RULES), (!root).then_some(RULES_TEXT))? | changed | copied)
+}
+
 /// Stops the service and removes all that [`install`] made. Whether there was anything.
 ///
 /// # Errors
-/// This is not root, or something cannot be removed.
+/// This is not root, something cannot be removed, or the service is a package's.
 pub(crate) fn uninstall() -> Result<bool> {
+    ensure!(
+        !is_packaged(),
+        "the service came with a package: remove that, or `systemctl disable --now {UNIT}`"
+    );
     let installed = Path::new(UNIT_FILE).exists();
     if installed {
         systemctl(&["disable", "--now", UNIT])?;
@@ -107,7 +115,8 @@ pub(crate) fn uninstall() -> Result<bool> {
 
 /// What is installed now, as far as anybody can see it.
 pub(crate) fn look() -> Option<Service> {
-    let unit = fs::read_to_string(UNIT_FILE).ok()?;
+    let read = |path: &&str| fs::read_to_string(path).ok();
+    let unit = [UNIT_FILE, PACKAGED_UNIT_FILE].iter().find_map(read)?;
     let start = unit
         .lines()
         .find_map(|line| line.strip_prefix("ExecStart="))?;
@@ -224,6 +233,10 @@ fn remove_empty(folder: &Path) -> Result<()> {
         }
         Ok(()) | Err(_) => Ok(()),
     }
+}
+
+fn is_packaged() -> bool {
+    Path::new(PACKAGED_UNIT_FILE).exists()
 }
 
 fn is_active() -> bool {

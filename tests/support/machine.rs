@@ -1,23 +1,38 @@
 //! A Debian with a real systemd (tests/osparts/boot.sh), with kvpn in it and a user who is no administrator.
 //!
-//! Nothing here decides what is right: that stands in tests/service.rs.
+//! Nothing here decides what is right: that stands in the tests.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use kvpn::outcome::Outcome;
-use kvpn::settings::{Settings, checkout};
 use serde_json::{Value, json};
 
+use crate::outcome::Outcome;
+use crate::settings::{Settings, checkout};
+
 /// A booted machine, gone with all that runs on it when the test ends.
-pub(crate) struct Machine {
+#[derive(Debug)]
+pub struct Machine {
     name: String,
 }
 
 impl Machine {
-    /// Boots one, with kvpn at this path.
-    pub(crate) fn boot(name: &str, program: &str) -> Self {
+    /// Boots one with a network of its own and nothing in that, and kvpn at /usr/local/bin/kvpn.
+    ///
+    /// # Panics
+    ///
+    /// Without root or the program under test, or when it does not boot.
+    pub fn boot(name: &str) -> Self {
+        Self::boot_with(name, &[])
+    }
+
+    /// Boots one with these further arguments of boot.sh: `--netns NAME` first, then files to be seen in it.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::boot`] does.
+    pub fn boot_with(name: &str, arguments: &[&str]) -> Self {
         assert!(
             rustix::process::geteuid().is_root(),
             "these tests boot a systemd: run them as root (sudo -E cargo test --test service)"
@@ -31,51 +46,70 @@ impl Machine {
             "{} is not built: cargo build -p kvpn-client",
             client.display()
         );
-        let client = format!("{}:{program}", client.display());
-        Outcome::of(script().args(["up", &machine.name, &client])).ok();
+        let client = format!("{}:/usr/local/bin/kvpn", client.display());
+        Outcome::of(
+            script()
+                .args(["up", &machine.name])
+                .args(arguments)
+                .arg(client),
+        )
+        .ok();
         let users = "for u in ana bo; do useradd --create-home $u; done";
         machine.shell(users).ok();
         machine
     }
 
-    pub(crate) fn command(&self, words: &[&str]) -> Command {
+    /// A command that will run on it as root.
+    pub fn command(&self, words: &[&str]) -> Command {
         let mut command = script();
         command.args(["in", &self.name]).args(words);
         command
     }
 
     /// Runs a line of shell as root.
-    pub(crate) fn shell(&self, line: &str) -> Outcome {
+    pub fn shell(&self, line: &str) -> Outcome {
         Outcome::of(&mut self.command(&["bash", "-c", line]))
     }
 
     /// Runs a line of shell as a user who has just logged in.
-    pub(crate) fn shell_as(&self, user: &str, line: &str) -> Outcome {
+    pub fn shell_as(&self, user: &str, line: &str) -> Outcome {
         Outcome::of(&mut self.command(&as_user(user, &["bash", "-c", line])))
     }
 
     /// All that an installation could leave, as text to compare.
-    pub(crate) fn traces(&self) -> String {
+    ///
+    /// # Panics
+    ///
+    /// When the machine is gone.
+    pub fn traces(&self) -> String {
         self.shell(TRACES).ok().stdout
     }
 
     /// A user's agent at the installed helper; `group` when the user is a member.
-    pub(crate) fn lease(&self, user: &str, group: bool) -> Lease {
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    pub fn lease(&self, user: &str, group: bool) -> Lease {
         let mut process = self
             .agent(&[], user, group)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .unwrap();
+            .expect("the script can be run");
         Lease {
             requests: process.stdin.take(),
-            answers: BufReader::new(process.stdout.take().unwrap()),
+            answers: BufReader::new(process.stdout.take().expect("it was piped")),
             process,
         }
     }
 
     /// Connects as a member so often, and says nothing.
-    pub(crate) fn knock(&self, user: &str, times: u32) {
+    ///
+    /// # Panics
+    ///
+    /// When that fails.
+    pub fn knock(&self, user: &str, times: u32) {
         let option = format!("--knock={times}");
         Outcome::of(&mut self.agent(&[&option], user, true)).ok();
     }
@@ -85,7 +119,8 @@ impl Machine {
         let ids = format!("id -u {user}; id -g {user}; getent group kvpn | cut -d: -f3");
         let ids = self.shell(&ids).ok().stdout;
         let ids = ids.lines().take(if group { 3 } else { 2 });
-        let pid = fs::read_to_string(format!("/run/kvpn-booted/{}/pid", self.name)).unwrap();
+        let pid = fs::read_to_string(format!("/run/kvpn-booted/{}/pid", self.name));
+        let pid = pid.expect("the machine is up");
         let mut command = Command::new(checkout().join("tests/osparts/lease.py"));
         command
             .args(options)
@@ -105,7 +140,8 @@ impl Drop for Machine {
 }
 
 /// What an agent is to the helper: lines one way and the other, and the TUN that it is given.
-pub(crate) struct Lease {
+#[derive(Debug)]
+pub struct Lease {
     process: Child,
     requests: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
@@ -113,18 +149,31 @@ pub(crate) struct Lease {
 
 impl Lease {
     /// The next line; `None` when the helper is gone.
-    pub(crate) fn receive(&mut self) -> Option<Value> {
+    ///
+    /// # Panics
+    ///
+    /// When it is no JSON.
+    pub fn receive(&mut self) -> Option<Value> {
         let mut line = String::new();
-        self.answers.read_line(&mut line).unwrap();
-        (!line.is_empty()).then(|| serde_json::from_str(&line).unwrap())
+        self.answers.read_line(&mut line).expect("it is text");
+        (!line.is_empty()).then(|| serde_json::from_str(&line).expect("it is JSON"))
     }
 
     /// Sends bytes as they are; the helper may have hung up.
-    pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
-        let _ = self.requests.as_ref().unwrap().write_all(bytes);
+    ///
+    /// # Panics
+    ///
+    /// Never: the input is open as long as this is.
+    pub fn send_raw(&mut self, bytes: &[u8]) {
+        let _ = self.requests.as_ref().expect("it is open").write_all(bytes);
     }
 
-    pub(crate) fn ask(&mut self, mut request: Value) -> Value {
+    /// Asks and waits for the answer.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    pub fn ask(&mut self, mut request: Value) -> Value {
         request["id"] = json!(1);
         self.send_raw(format!("{request}\n").as_bytes());
         self.receive().expect("the helper answers")
@@ -149,6 +198,6 @@ fn script() -> Command {
 }
 
 const TRACES: &str = "
-find /etc /usr/local /run/kvpn /var/lib/kvpn* -newer /etc/hostname -not -path '/etc/systemd/system/*.wants' 2>/dev/null | sort
-getent passwd kvpn; getent group kvpn; ip -o link | cut -d: -f2; resolvectl domain; ps -eo args= | grep '[k]vpn'; true
+find /etc /usr/local /run/kvpn /var/lib/kvpn* 2>/dev/null | sort
+getent passwd kvpn; getent group kvpn; ip -o link | cut -d: -f2; resolvectl domain; pgrep -fa '^[^ ]*kvpn helper'; true
 ";
