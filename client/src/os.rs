@@ -14,10 +14,23 @@ use ipnetwork::IpNetwork;
 use kvpn_io::tun::TunOffload;
 use serde::{Deserialize, Serialize};
 
+mod durable;
 #[cfg(target_os = "linux")]
 pub(crate) mod linux;
 #[cfg(target_os = "linux")]
 pub(crate) use linux as platform;
+#[cfg(target_os = "macos")]
+pub(crate) mod macos;
+#[cfg(target_os = "macos")]
+pub(crate) use macos as platform;
+
+// What only reads text and writes files is tested here too.
+#[cfg(all(test, not(target_os = "macos")))]
+#[path = "os/macos/netstat.rs"]
+mod macos_netstat;
+#[cfg(all(test, not(target_os = "macos")))]
+#[path = "os/macos/resolver.rs"]
+mod macos_resolver;
 
 /// Which names go to which servers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

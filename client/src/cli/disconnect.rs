@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::Signal;
 
 use crate::agent::contact::Contact;
 use crate::agent::lock::{self, Held, Holder};
@@ -179,30 +179,14 @@ async fn make_sure(process: &Process) -> anyhow::Result<()> {
         return Ok(());
     }
     for signal in [Signal::TERM, Signal::KILL] {
-        send(process, signal)?;
+        process
+            .signal(signal)
+            .with_context(|| format!("process {} cannot be signalled", process.pid))?;
         if gone_within(process, SIGNAL_LIMIT).await {
             return Ok(());
         }
     }
     bail!("the agent (process {}) does not end", process.pid)
-}
-
-/// The descriptor pins the process; only then is it compared with the one that is meant.
-fn send(process: &Process, signal: Signal) -> anyhow::Result<()> {
-    let Some(pid) = i32::try_from(process.pid)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw)
-    else {
-        return Ok(());
-    };
-    let Ok(descriptor) = pidfd_open(pid, PidfdFlags::empty()) else {
-        return Ok(());
-    };
-    if process.is_alive() {
-        pidfd_send_signal(&descriptor, signal)
-            .with_context(|| format!("process {} cannot be signalled", process.pid))?;
-    }
-    Ok(())
 }
 
 async fn gone_within(process: &Process, limit: Duration) -> bool {

@@ -22,7 +22,7 @@ use super::protocol::{
     VERSION,
 };
 use super::validate::{self, Surroundings};
-use crate::os::platform::{self, SystemRoutes, SystemTun, Unshared};
+use crate::os::platform::{self, INTERFACE, SystemRoutes, SystemTun, Unshared};
 use crate::os::{Dns, Record, Routes, Snapshot, Taken, Tun, TunError};
 
 /// An agent that does not read its answers for so long is taken for dead.
@@ -443,7 +443,7 @@ fn create(config: &NetworkConfig, snapshot: &Snapshot) -> Result<SystemTun> {
         });
     }
     for number in 0..MAX_AUTOMATIC_NAMES {
-        let name = format!("kvpn{number}");
+        let name = format!("{INTERFACE}{number}");
         if snapshot.links.values().any(|taken| *taken == name) {
             continue;
         }
@@ -453,7 +453,7 @@ fn create(config: &NetworkConfig, snapshot: &Snapshot) -> Result<SystemTun> {
         }
     }
     bail!(
-        "all interface names from kvpn0 to kvpn{} are taken; see `ip link`",
+        "all interface names from {INTERFACE}0 to {INTERFACE}{} are taken; see `ip link`",
         MAX_AUTOMATIC_NAMES - 1
     )
 }

@@ -10,10 +10,9 @@ use rustix::process::geteuid;
 use rustix::thread::{CapabilitySet, capabilities};
 use serde::{Deserialize, Serialize};
 
-use super::Dns;
+use super::{Dns, durable};
 use crate::helper::protocol::DnsBackend;
 
-mod durable;
 pub(crate) mod login;
 mod process;
 mod resolv_conf;
@@ -25,7 +24,7 @@ mod unshare;
 mod watch;
 
 pub(crate) use durable::{forget, is_unfinished, keep, remove};
-pub(crate) use process::{Process, network_namespace};
+pub(crate) use process::{Process, end_with_parent, network_namespace};
 pub(crate) use routes::Netlink as SystemRoutes;
 pub(crate) use tun::LinuxTun as SystemTun;
 pub(crate) use unshare::{Unshared, join, remedy, unshare};
@@ -35,6 +34,9 @@ pub(crate) use watch::{Changes, time_asleep};
 const STATE_FOLDER: &str = "/var/lib/kvpn";
 /// Where the installed helper does that is not root: the other folder is not its to read.
 const SERVICE_STATE_FOLDER: &str = "/var/lib/kvpn-helper";
+/// What the names of TUN interfaces start with.
+pub(crate) const INTERFACE: &str = "kvpn";
+
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const NSSWITCH_CONF: &str = "/etc/nsswitch.conf";
 /// systemd-resolved's list of the servers it asks itself.
