@@ -155,7 +155,7 @@ fn from_a_package_to_the_first_answer() {
     let before = desk.machine.traces();
     let installed = desk
         .machine
-        .shell("DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-download /mnt/kvpn.deb");
+        .shell("DEBIAN_FRONTEND=noninteractive apt-get install -qq /mnt/kvpn.deb");
     let installed = installed.ok().took;
     desk.machine.shell("gpasswd --add ana kvpn").ok();
     let connected = desk.connect("").ok().took;
