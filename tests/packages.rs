@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
+use kvpn::machine::Machine;
 use kvpn::outcome::Outcome;
 use kvpn::packages::packages;
 use kvpn::settings::{Settings, checkout};
@@ -66,6 +67,42 @@ fn a_deb_comes_and_goes() {
     ))
     .ok()
     .prints(&[concat!("kvpn ", env!("CARGO_PKG_VERSION")), "kvpn's helper"]);
+}
+
+#[test]
+fn with_a_deb_comes_the_service_and_goes() {
+    let deb = format!(
+        "kvpn_{}-1_{}.deb:/root/kvpn.deb",
+        env!("CARGO_PKG_VERSION"),
+        if cfg!(target_arch = "aarch64") {
+            "arm64"
+        } else {
+            "amd64"
+        }
+    );
+    let deb = format!("{}/{deb}", packages().display());
+    let machine = Machine::boot_with("package", &[&deb]);
+    let before = machine.traces();
+    let install = "SUDO_UID=$(id -u ana) SUDO_GID=$(id -g ana) dpkg --install /root/kvpn.deb";
+    machine.shell(install).ok();
+    let status = machine.shell_as("ana", "kvpn service status -o json");
+    assert_eq!(status.ok().json()["program"], "/usr/bin/kvpn");
+    machine
+        .shell("id --name --groups ana")
+        .ok()
+        .prints(&["kvpn"]);
+    let mut ana = machine.lease("ana", true);
+    assert_eq!(ana.receive().unwrap()["answer"], "hello");
+    // An upgrade: who is served by the program before has to ask again.
+    machine.shell(install).ok();
+    assert_eq!(ana.receive(), None);
+    let mut ana = machine.lease("ana", true);
+    assert_eq!(ana.receive().unwrap()["answer"], "hello");
+    machine.shell("dpkg --purge kvpn").ok();
+    assert_eq!(ana.receive(), None);
+    drop(ana);
+    assert_eq!(machine.traces(), before);
+    machine.shell("systemctl status kvpn-helper").fails_with(4);
 }
 
 #[test]
