@@ -24,7 +24,7 @@ mod server;
 mod spawn;
 mod validate;
 
-pub(crate) use connection::{Configured, HelperConnection};
+pub(crate) use connection::{Changed, Configured, HelperConnection};
 pub(crate) use own::{OwnHelper, spawn_own};
 pub(crate) use protocol::{DnsBackend, DnsConfig, NetworkConfig};
 use server::Place;
