@@ -68,7 +68,7 @@ pub struct Names {
     /// Known namespaces, the connected one among them.
     pub namespaces: Vec<String>,
     /// A domain below which every name of this cluster, in all its forms, can be had whatever other sessions there are, without
-    /// dots at its ends; none where there is but one session.
+    /// dots at its ends; none for a session that one program has for itself.
     pub own_domain: Option<String>,
     /// Ranges whose reverse names the cluster answers, virtual ones in place of those that they stand for.
     pub reverse: Vec<IpNetwork>,

@@ -263,4 +263,20 @@ mod tests {
         );
         assert_eq!(zones("fd00::/15").len(), 2);
     }
+
+    #[test]
+    fn each_session_has_a_domain_of_its_own() {
+        let domain =
+            |session: &str, others: &[String]| own_domain(&session.parse().unwrap(), others);
+        let first = domain("kind-EU.default", &[]);
+        assert_eq!(first, "kind-eu-default.kvpn.internal");
+        let second = domain("kind-eu_default", std::slice::from_ref(&first));
+        assert_eq!(second, "kind-eu-default-2.kvpn.internal");
+        assert_eq!(domain("_", &[]), "session.kvpn.internal");
+        let names = Names {
+            own_domain: Some(first.clone()),
+            ..names(&["payments"], &[])
+        };
+        assert!(dns_config(Vec::new(), &names).routing.contains(&first));
+    }
 }

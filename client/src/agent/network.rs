@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::board::{Board, End};
 use crate::agent::driver::{Command, Handle, HostRoutes};
+use crate::agent::guests::Host;
 use crate::agent::report::VirtualRange;
-use crate::helper::{DnsConfig, HelperConnection};
+use crate::helper::{Changed, DnsConfig, HelperConnection};
 
 /// Host routes that one session may collect: each is a line in the machine's routing table.
 const MAX_HOST_ROUTES: usize = 4096;
@@ -45,6 +46,8 @@ pub(crate) struct Network {
     pub(crate) standing: Wish,
     /// What stays outside the tunnel even if a name has such an address.
     pub(crate) outside: Vec<IpNetwork>,
+    /// The session that has /etc/resolv.conf, if another one has.
+    pub(crate) host: Option<Host>,
 }
 
 impl Network {
@@ -62,6 +65,7 @@ impl Network {
                 }
                 Some(wanted) = self.route_rx.recv() => self.add_hosts(wanted, &mut hosts).await,
                 Ok(()) = self.wish_rx.changed() => self.follow().await,
+                () = gone(self.host.as_mut()) => self.without_host(),
             }
         }
     }
@@ -172,10 +176,27 @@ impl Network {
         self.driver.tell(Command::Ranges(wished, netmap)).await;
     }
 
+    /// The names of this session cannot be asked for any more; its addresses can.
+    fn without_host(&mut self) {
+        if let Some(host) = self.host.take() {
+            self.board.note(format!(
+                "the session {}, which had /etc/resolv.conf and passed this one's names on, has ended: they resolve again after `kvpn disconnect` and `kvpn connect` of this session",
+                host.session
+            ));
+        }
+    }
+
+    async fn tell_names(&mut self, dns: DnsConfig) -> anyhow::Result<Changed> {
+        match &mut self.host {
+            Some(host) => host.tell(&dns).await.map(|()| Changed::default()),
+            None => self.helper.set_dns(dns).await,
+        }
+    }
+
     async fn set_names(&mut self, dns: DnsConfig) {
         let servers = dns.servers.clone();
         let (search, routing) = (dns.search.clone(), dns.routing.clone());
-        match self.helper.set_dns(dns).await {
+        match self.tell_names(dns).await {
             Ok(changed) => {
                 for text in changed.refused.into_iter().chain(changed.notes) {
                     tracing::info!(text, "about names");
@@ -191,6 +212,14 @@ impl Network {
                 .board
                 .note(format!("changed names could not be set: {error:#}")),
         }
+    }
+}
+
+/// Resolves when the host is gone; never without one.
+async fn gone(host: Option<&mut Host>) {
+    match host {
+        Some(host) => host.gone().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -2,7 +2,6 @@
 //! which there is but one.
 
 use std::fs::File;
-use std::os::unix::fs::OpenOptionsExt as _;
 
 use anyhow::Context as _;
 use ipnetwork::IpNetwork;
@@ -26,19 +25,17 @@ pub(crate) struct Others {
 
 /// While it lives, no other session of the user decides what it routes.
 #[derive(Debug)]
-pub(crate) struct Turn(#[expect(dead_code, reason = "the lock is its file's")] File);
+pub(crate) struct Turn(#[expect(dead_code, reason = "the lock is the descriptor's")] File);
 
 /// Waits until the sessions that are just being set up have said what they route.
 ///
 /// # Errors
 ///
-/// The file that is locked for it cannot be used.
+/// The directory that is locked for it cannot be used.
 pub(crate) async fn turn(places: &Places) -> anyhow::Result<Turn> {
-    let path = places.turn();
+    let path = places.turn().to_owned();
     let taken = tokio::task::spawn_blocking(move || {
-        let mut options = File::options();
-        let options = options.write(true).create(true).truncate(false).mode(0o600);
-        let file = options.open(&path)?;
+        let file = File::open(path)?;
         rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
         std::io::Result::Ok(file)
     });

@@ -162,9 +162,9 @@ impl Places {
         self.run.join(format!("{name}.lock"))
     }
 
-    /// The file that a session keeps locked while it decides what it routes.
-    pub(crate) fn turn(&self) -> PathBuf {
-        self.run.join("turn")
+    /// What a session keeps locked while it decides what it routes: the directory itself, so that no file stays behind.
+    pub(crate) fn turn(&self) -> &Path {
+        &self.run
     }
 
     /// The session's log.

@@ -150,7 +150,7 @@ pub(crate) struct NetworkReport {
     pub(crate) routes: Vec<IpNetwork>,
     /// Single addresses that go into the tunnel because a name had them.
     pub(crate) host_routes: Vec<IpAddr>,
-    /// How names are split: `systemd-resolved` or `resolv.conf`.
+    /// How names are split: `systemd-resolved`, `resolv.conf`, or `resolv.conf of session NAME`, which passes them on.
     pub(crate) dns_backend: String,
     /// Where the cluster's names are asked: the agent's own stub.
     pub(crate) dns_servers: Vec<IpAddr>,

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use crate::agent::board::Board;
 use crate::agent::check::{self, PublicName};
 use crate::agent::driver::{Command, Figures, Handle, HostRoutes, Occurrence};
+use crate::agent::guests::Host;
 use crate::agent::laptop::{self, Laptop};
 use crate::agent::message::Start;
 use crate::agent::network::{self, Wish};
@@ -62,6 +63,8 @@ pub(crate) struct Standing {
     pub(crate) udp_candidates: Vec<SocketAddr>,
     /// What stays outside the tunnel even if a name has such an address.
     pub(crate) outside: Vec<IpNetwork>,
+    /// The session that has /etc/resolv.conf, if another one has.
+    pub(crate) host: Option<Host>,
 }
 
 /// What was learnt about cluster and machine.
@@ -93,7 +96,7 @@ impl Startup<'_> {
         let plan = self.plan(&learnt, &others)?;
         let names = self.names(&learnt, &plan, &others);
         let dns = names::dns_config(session::stubs(&learnt.opened.keys.grant), &names);
-        let configured = self
+        let (configured, host) = self
             .configure(&learnt.opened.keys.grant, &plan, &names, &dns)
             .await?;
         drop(turn);
@@ -117,7 +120,8 @@ impl Startup<'_> {
             ..opening.config(&keys, &udp_candidates, &names)
         };
         let (driver, news) = opening.drive(config);
-        let upstream = Upstream::new(&configured.upstreams);
+        let guests = self.board.guests.clone();
+        let upstream = Upstream::new(&configured.upstreams, guests);
         tokio::spawn(upstream.serve(news.question_rx, driver.clone()));
         driver
             .tell(Command::Tun(configured.tun, configured.offload))
@@ -148,6 +152,7 @@ impl Startup<'_> {
             resolvers: laptop.resolvers,
             udp_candidates,
             outside,
+            host,
         })
     }
 
@@ -275,7 +280,7 @@ impl Startup<'_> {
         plan: &Plan,
         names: &Names,
         dns: &DnsConfig,
-    ) -> anyhow::Result<Configured> {
+    ) -> anyhow::Result<(Configured, Option<Host>)> {
         self.board.step("setting routes and names");
         let config = NetworkConfig {
             name: None,
@@ -286,9 +291,9 @@ impl Startup<'_> {
             dns_backend: DnsBackend::Auto,
             offload: self.start.access.offload.is_on(),
         };
-        let configured = match self.helper.configure(config).await {
-            Ok(configured) => configured,
-            Err(error) => return Err(self.not_set_up(error).await),
+        let (configured, host) = match self.helper.configure(config.clone()).await {
+            Ok(configured) => (configured, None),
+            Err(error) => self.configure_as_guest(config, names, error).await?,
         };
         for text in configured.refused.iter().chain(&configured.notes) {
             self.board.note(text);
@@ -313,21 +318,42 @@ impl Startup<'_> {
                 overlaps: plan.overlaps.clone(),
             });
         });
-        Ok(configured)
+        Ok((configured, host))
     }
 
-    async fn not_set_up(&self, error: anyhow::Error) -> anyhow::Error {
+    /// Without /etc/resolv.conf, if one of the user's sessions has it: that one passes this one's names on.
+    async fn configure_as_guest(
+        &mut self,
+        config: NetworkConfig,
+        names: &Names,
+        error: anyhow::Error,
+    ) -> anyhow::Result<(Configured, Option<Host>)> {
         let Some(Taken(what)) = error.downcast_ref::<Taken>() else {
-            return error.context("this machine's network could not be set up");
+            return Err(error.context("this machine's network could not be set up"));
         };
-        let name = &self.board.report(now()).name;
-        let other = others::holder_of_resolv_conf(&self.start.places, name).await;
-        let other = other.map_or_else(|| "SESSION".to_owned(), |name| name.to_string());
-        Failure::new(CONFLICT, what)
-            .hint(format!(
-                "end that session first: `kvpn disconnect {other}`; with systemd-resolved several can be there at once"
-            ))
-            .into()
+        let name = self.board.report(now()).name;
+        let holder = others::holder_of_resolv_conf(&self.start.places, &name).await;
+        let (Some(holder), Some(dns)) = (holder, config.dns.clone()) else {
+            let failure = Failure::new(CONFLICT, what);
+            return Err(failure
+                .hint("it is another user's; with systemd-resolved several can be there at once")
+                .into());
+        };
+        let mut host = Host::find(&self.start.places, holder, name).await?;
+        let nameless = NetworkConfig {
+            dns: None,
+            ..config
+        };
+        let mut configured = self.helper.configure(nameless).await?;
+        host.tell(&dns).await?;
+        configured.dns_backend = format!("resolv.conf of session {}", host.session);
+        self.board.note(format!(
+            "/etc/resolv.conf is the session {}'s, which passes this one's names on: SERVICE.NAMESPACE unless it has the namespace itself, and SERVICE.NAMESPACE.{} always; names without a dot, *.svc and *.{} are that session's",
+            host.session,
+            names.own_domain.as_deref().unwrap_or_default(),
+            names.domain,
+        ));
+        Ok((configured, Some(host)))
     }
 
     /// Tries every way on which programs ask for names. The cluster's answer came through the tunnel from the
