@@ -15,6 +15,7 @@ use kvpn_io::tun::TunOffload;
 use serde::{Deserialize, Serialize};
 
 mod durable;
+mod installing;
 #[cfg(target_os = "linux")]
 pub(crate) mod linux;
 #[cfg(target_os = "linux")]
@@ -25,6 +26,9 @@ pub(crate) mod macos;
 pub(crate) use macos as platform;
 
 // What only reads text and writes files is tested here too.
+#[cfg(all(test, not(target_os = "macos")))]
+#[path = "os/macos/job.rs"]
+mod macos_job;
 #[cfg(all(test, not(target_os = "macos")))]
 #[path = "os/macos/netstat.rs"]
 mod macos_netstat;

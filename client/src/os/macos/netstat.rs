@@ -19,24 +19,34 @@ pub(crate) struct Line<'a> {
 
 /// The unicast routes in what `netstat -rn -f inet` or `-f inet6` printed. Neighbours' entries (flag L) are left out.
 pub(crate) fn routes(text: &str) -> Vec<Line<'_>> {
+    // m: multicast; L: a neighbour's address; B, R: nowhere.
+    entries(text, |flags| !flags.contains(['m', 'L', 'B', 'R']))
+}
+
+/// The neighbours whose link-layer addresses stand in it.
+pub(crate) fn neighbours(text: &str) -> Vec<IpAddr> {
+    let known = entries(text, |flags| flags.contains('L') && !flags.contains('R'));
+    known.iter().map(|line| line.destination.ip()).collect()
+}
+
+fn entries(text: &str, are_meant: impl Fn(&str) -> bool) -> Vec<Line<'_>> {
     let mut is_v6 = false;
-    let mut routes = Vec::new();
+    let mut lines = Vec::new();
     for line in text.lines() {
         match line.trim() {
             "Internet:" => is_v6 = false,
             "Internet6:" => is_v6 = true,
-            line => routes.extend(route(line, is_v6)),
+            line => lines.extend(entry(line, is_v6, &are_meant)),
         }
     }
-    routes
+    lines
 }
 
-fn route(line: &str, is_v6: bool) -> Option<Line<'_>> {
+fn entry(line: &str, is_v6: bool, are_meant: impl Fn(&str) -> bool) -> Option<Line<'_>> {
     let mut words = line.split_whitespace();
     let (destination, gateway) = (words.next()?, words.next()?);
     let (flags, interface) = (words.next()?, words.next()?);
-    // m: multicast; L: a neighbour's address; B, R: nowhere.
-    if !flags.starts_with('U') || flags.contains(['m', 'L', 'B', 'R']) {
+    if !flags.starts_with('U') || !are_meant(flags) {
         return None;
     }
     let is_host = flags.contains('H');
@@ -150,6 +160,7 @@ ff02::%en0/32                           link#14                                 
         );
         assert_eq!(routes(V4)[0].gateway, Some("192.168.1.1".parse().unwrap()));
         assert_eq!(routes(V4)[2].gateway, None);
+        assert_eq!(neighbours(V4), ["192.168.1.1".parse::<IpAddr>().unwrap()]);
     }
 
     #[test]
