@@ -18,7 +18,9 @@ use crate::os::platform::{self, STATE_FOLDER};
 mod channel;
 mod connection;
 mod journal;
+mod network;
 mod own;
+mod patience;
 pub(crate) mod protocol;
 mod server;
 mod spawn;
@@ -26,7 +28,7 @@ mod validate;
 
 pub(crate) use connection::{Configured, HelperConnection};
 pub(crate) use own::{OwnHelper, spawn_own};
-pub(crate) use protocol::{DnsBackend, DnsConfig, NetworkConfig};
+pub(crate) use protocol::{DnsBackend, DnsConfig, NetworkConfig, News};
 use server::Place;
 pub(crate) use spawn::{Escalation, spawn};
 pub(crate) use validate::limits as range_limits;
