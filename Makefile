@@ -29,6 +29,27 @@ image: ## the gateway's image, kvpn/gateway:VERSION, into target/kvpn-gateway.ta
 	cp target/$(HOST)/release/kvpn-gateway target/image/
 	gateway/image.sh -o $(IMAGE_TAR) -r docker.io/$(IMAGE) -u 65532:65532 -e /kvpn-gateway target/image
 
+# PROFILE=debug packages what `make build` makes, without the client's image: to try the recipe.
+PROFILE := release
+PACKAGES := target/packages
+.PHONY: packages
+packages: package-tools ## .deb, .rpm, archive for krew, Homebrew formula, chart, client image, SBOM, checksums: target/packages
+ifeq ($(PROFILE),release)
+	cargo build --locked --release -p kvpn-client
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release -p kvpn-client --target $(HOST)
+	client/package/build.sh $(PACKAGES) target/release/kvpn target/$(HOST)/release/kvpn
+else
+	cargo build --locked -p kvpn-client
+	client/package/build.sh $(PACKAGES) target/debug/kvpn
+endif
+
+.PHONY: package-tools
+package-tools: # what packages needs, into the cache; HELM=yes builds helm too, which only the chart's test needs
+	$(call install-tools,cargo-deb cargo-generate-rpm cargo-sbom)
+	for t in rpm dpkg-shlibdeps; do \
+	  command -v $$t >/dev/null || { echo "$$t is missing: apt-get install rpm dpkg-dev" >&2; exit 1; }; done
+	[ -z "$(HELM)" ] || command -v helm >/dev/null || GOFLAGS=-mod=mod GOBIN=$(TOOLS)/bin go install helm.sh/helm/v3/cmd/helm@v3.22.0
+
 .PHONY: demo
 demo: ## the way into a cluster, shown: on the test cluster, or on KUBECONFIG's
 	$(CLUSTER)/demo.sh
@@ -37,15 +58,23 @@ demo: ## the way into a cluster, shown: on the test cluster, or on KUBECONFIG's
 test: test-fast test-cluster ## every test; the cluster's need root and build a real Kubernetes the first time
 
 .PHONY: test-fast
-test-fast: ## unit tests, simulator, fuzz corpora, namespaces, arrows: no Kubernetes
+test-fast: package-tools ## unit tests, simulator, fuzz corpora, namespaces, arrows: no Kubernetes
 	cargo test --locked --workspace --exclude kvpn
 	cargo build --locked -p kvpn-client -p kvpn-gateway -p kvpn-bench
 	cargo test --locked -p kvpn --lib $(FAST_TESTS)
 	python3 -m unittest discover -s benches/tunnels -q
 
 .PHONY: test-cluster
-test-cluster: build image cluster ## the tests on a real Kubernetes (or KVPN_TEST_KUBECONFIG's)
+test-cluster: package-tools build image cluster ## the tests on a real Kubernetes (or KVPN_TEST_KUBECONFIG's)
 	cargo test --locked --test cluster
+
+# install-tools NAMES: cargo's, into the cache, those that are not there.
+define install-tools
+for t in $(1); do \
+  command -v $$t >/dev/null || { echo "installing $$t (once)"; \
+    cargo install --quiet --locked --no-default-features --root $(TOOLS) --target-dir $(TOOLS)/build $$t; } || exit; done
+rm -rf $(TOOLS)/build
+endef
 
 # Everything in tests/ but the cluster's.
 FAST_TESTS = $(foreach t,$(filter-out cluster,$(basename $(notdir $(wildcard tests/*.rs)))),--test $(t))
@@ -65,14 +94,11 @@ check: tools ## format, lints, docs, licences and duplicates, unused dependencie
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --document-private-items
 	cargo deny check bans licenses sources
 	cargo machete
-	shellcheck $$(git ls-files '*.sh') $(CLUSTER)/k $(CLUSTER)/enter .ci/run
+	shellcheck $$(git ls-files '*.sh') $(CLUSTER)/k $(CLUSTER)/enter .ci/run client/package/settle client/package/deb/*
 
 .PHONY: tools
 tools: # what check needs, into the cache
-	for t in cargo-deny cargo-machete; do \
-	  command -v $$t >/dev/null || { echo "installing $$t (once)"; \
-	    cargo install --quiet --locked --no-default-features --root $(TOOLS) --target-dir $(TOOLS)/build $$t; } || exit; done
-	rm -rf $(TOOLS)/build
+	$(call install-tools,cargo-deny cargo-machete)
 	command -v shellcheck >/dev/null || { echo 'shellcheck is missing: apt-get install shellcheck' >&2; exit 1; }
 
 .PHONY: bench
@@ -122,5 +148,5 @@ bench-programs:
 	benches/tunnels/tools.sh
 
 .PHONY: cross-check
-cross-check: ## type-checks the packages without IO for Windows and macOS
+cross-check: ## type-checks the client for macOS, and the packages without IO for Windows
 	tests/cross/check.sh

@@ -16,11 +16,17 @@ mod killed;
 mod names;
 #[path = "cluster/acceptance/policy.rs"]
 mod policy;
+#[path = "cluster/acceptance/proxy.rs"]
+mod proxy;
 #[path = "cluster/acceptance/reach.rs"]
 mod reach;
 #[path = "cluster/acceptance/rights.rs"]
 mod rights;
 #[path = "cluster/acceptance/run.rs"]
 mod run;
+#[path = "cluster/acceptance/service.rs"]
+mod service;
 #[path = "cluster/acceptance/session.rs"]
 mod session;
+#[path = "cluster/acceptance/twins.rs"]
+mod twins;

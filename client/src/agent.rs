@@ -14,6 +14,7 @@ pub(crate) mod driver;
 pub(crate) mod exposure;
 pub(crate) mod gateway;
 pub(crate) mod goodbye;
+pub(crate) mod guests;
 pub(crate) mod http;
 pub(crate) mod keeper;
 pub(crate) mod laptop;
@@ -32,6 +33,7 @@ pub(crate) mod stack;
 pub(crate) mod startup;
 pub(crate) mod upgrade;
 pub(crate) mod upstream;
+pub(crate) mod virtual_ranges;
 
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -110,7 +112,7 @@ async fn serve(stdin: OwnedFd, helper: OwnedFd) -> anyhow::Result<ExitCode> {
     let start = match read_request(&mut launcher).await? {
         Request::Start(start) => *start,
         Request::Expose(wanted) => return exposure::serve_detached(*wanted, launcher).await,
-        Request::Status | Request::Follow | Request::Disconnect => {
+        Request::Status | Request::Follow | Request::Disconnect | Request::Guest(_) => {
             bail!("the agent was not told which session to hold")
         }
     };
@@ -237,6 +239,7 @@ impl Agent {
             changed: moved,
             upstream_tx: standing.upstream_tx,
             domain: standing.names.domain.clone(),
+            host: standing.host,
         };
         let network = tokio::spawn(network.serve(stop.clone()));
         let keeper = Keeper {

@@ -19,6 +19,7 @@ pub(crate) mod progress;
 pub(crate) mod proxy;
 pub(crate) mod restore;
 pub(crate) mod run;
+pub(crate) mod service;
 pub(crate) mod status;
 pub(crate) mod unexpose;
 pub(crate) mod user;
@@ -105,6 +106,8 @@ pub(crate) enum Command {
     Doctor(doctor::DoctorArgs),
     Env(env::EnvArgs),
     Run(run::RunArgs),
+    #[command(subcommand)]
+    Service(service::ServiceCommand),
     Proxy(proxy::ProxyArgs),
     Completion(manual::CompletionArgs),
     Man(manual::ManArgs),
@@ -128,6 +131,9 @@ pub(crate) struct HelperArgs {
     /// Serve one program's own network, unprivileged, in namespaces made for it
     #[arg(long, conflicts_with_all = ["undo", "serve"])]
     pub(crate) own: bool,
+    /// Serve members of the socket's group, each with a helper of their own
+    #[arg(long, value_name = "SOCKET", conflicts_with_all = ["undo", "serve", "own"])]
+    pub(crate) listen: Option<PathBuf>,
 }
 
 /// What a command knows besides its own options.
@@ -163,6 +169,7 @@ pub(crate) fn run(parsed: Cli) -> anyhow::Result<ExitCode> {
         | Command::Doctor(_)
         | Command::Env(_)
         | Command::Run(_)
+        | Command::Service(_)
         | Command::Proxy(_) => {}
     }
     let environment = Environment::read()?;
@@ -187,6 +194,7 @@ pub(crate) fn run(parsed: Cli) -> anyhow::Result<ExitCode> {
         Command::Doctor(args) => block_on(doctor::run(situation, args)),
         Command::Env(args) => block_on(env::run(situation, args)),
         Command::Run(args) => run::run(situation, args),
+        Command::Service(command) => service::run(&situation, &command),
         Command::Proxy(args) => block_on(proxy::run(situation, args)),
         Command::Completion(_) | Command::Man(_) | Command::Helper(_) | Command::Agent => {
             Ok(ExitCode::SUCCESS)
@@ -218,6 +226,10 @@ fn run_helper(args: &HelperArgs) -> anyhow::Result<ExitCode> {
     }
     if args.own {
         return run_own_helper();
+    }
+    if let Some(socket) = &args.listen {
+        crate::helper::listen::run(socket)?;
+        return Ok(ExitCode::SUCCESS);
     }
     crate::helper::run(args.serve)?;
     Ok(ExitCode::SUCCESS)

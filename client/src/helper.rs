@@ -7,17 +7,20 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{geteuid, setsid};
+use ipnetwork::IpNetwork;
+use rustix::process::setsid;
 
-use crate::os::platform::{self, STATE_FOLDER};
+use crate::os::platform::{self, may_administer, state_folder};
 
 mod channel;
 mod connection;
+mod exceptions;
+mod installed;
 mod journal;
+pub(crate) mod listen;
 mod network;
 mod own;
 mod patience;
@@ -26,12 +29,13 @@ mod server;
 mod spawn;
 mod validate;
 
-pub(crate) use connection::{Configured, HelperConnection};
+pub(crate) use connection::{Changed, Configured, HelperConnection};
+use exceptions::Exceptions;
+pub(crate) use installed::{Installed, ask as ask_installed};
 pub(crate) use own::{OwnHelper, spawn_own};
 pub(crate) use protocol::{DnsBackend, DnsConfig, NetworkConfig, News};
 use server::Place;
 pub(crate) use spawn::{Escalation, spawn};
-pub(crate) use validate::limits as range_limits;
 
 /// The whole of `kvpn helper`. Must be called outside of any runtime.
 ///
@@ -42,7 +46,7 @@ pub(crate) use validate::limits as range_limits;
 /// Not root, or standard input is not a socket from the user who started it.
 pub(crate) fn run(serving: bool) -> Result<()> {
     ensure!(
-        geteuid().is_root(),
+        may_administer(),
         "the helper must run as root: `kvpn connect` starts it through sudo"
     );
     if serving {
@@ -97,11 +101,12 @@ fn stdin() -> Result<OwnedFd> {
 }
 
 fn serve() -> Result<()> {
+    let exceptions = Exceptions::of_this_machine()?;
     // Fails when this process leads a session already; then it is detached as well.
     let _ = setsid();
     let socket = stdin()?;
-    let place = Place::Machine(PathBuf::from(STATE_FOLDER));
-    runtime()?.block_on(server::serve(socket, place))
+    let place = Place::Machine(state_folder());
+    runtime()?.block_on(server::serve(socket, place, exceptions))
 }
 
 /// The whole of `kvpn helper --own`: makes a network for one program, without privileges, and serves the agent at its
@@ -122,7 +127,20 @@ pub(crate) fn run_own() -> Result<()> {
     rustix::stdio::dup2_stderr(&nothing)?;
     // Whoever waits at the other end knows now that the namespaces stand.
     rustix::stdio::dup2_stdout(&nothing)?;
-    runtime()?.block_on(server::serve(socket, Place::Own(unshared)))
+    runtime()?.block_on(server::serve(
+        socket,
+        Place::Own(unshared),
+        Exceptions::default(),
+    ))
+}
+
+/// Whether a helper of this machine would send a range into a tunnel.
+///
+/// # Errors
+/// Why not, as text for the user.
+pub(crate) fn range_limits(range: IpNetwork) -> Result<(), String> {
+    let exceptions = Exceptions::of_this_machine().map_err(|error| format!("{error:#}"))?;
+    validate::limits(range, &exceptions)
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
@@ -139,13 +157,12 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 /// Not root, or something cannot be put back; its record stays then.
 pub(crate) fn undo_leftovers() -> Result<Vec<String>> {
     ensure!(
-        geteuid().is_root(),
+        may_administer(),
         "only root can undo what a helper left: try `sudo kvpn disconnect`"
     );
     // A thread of its own, so that callers may be inside a runtime.
     let undone = std::thread::scope(|scope| {
-        let undoing =
-            scope.spawn(|| runtime()?.block_on(journal::undo_leftovers(Path::new(STATE_FOLDER))));
+        let undoing = scope.spawn(|| runtime()?.block_on(journal::undo_leftovers(&state_folder())));
         undoing.join()
     });
     undone.unwrap_or_else(|_| bail!("undoing what a helper left failed"))

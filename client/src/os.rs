@@ -15,10 +15,23 @@ use ipnetwork::IpNetwork;
 use kvpn_io::tun::TunOffload;
 use serde::{Deserialize, Serialize};
 
+mod durable;
 #[cfg(target_os = "linux")]
 pub(crate) mod linux;
 #[cfg(target_os = "linux")]
 pub(crate) use linux as platform;
+#[cfg(target_os = "macos")]
+pub(crate) mod macos;
+#[cfg(target_os = "macos")]
+pub(crate) use macos as platform;
+
+// What only reads text and writes files is tested here too.
+#[cfg(all(test, not(target_os = "macos")))]
+#[path = "os/macos/netstat.rs"]
+mod macos_netstat;
+#[cfg(all(test, not(target_os = "macos")))]
+#[path = "os/macos/resolver.rs"]
+mod macos_resolver;
 
 /// Which names go to which servers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +120,8 @@ pub(crate) struct Snapshot {
     pub(crate) addresses: Vec<Address>,
     /// Unicast routes of every table.
     pub(crate) routes: Vec<Route>,
+    /// Addresses on links that the machine exchanged packets with lately, or that were set by hand.
+    pub(crate) neighbours: Vec<IpAddr>,
 }
 
 /// An address of an interface.

@@ -71,8 +71,12 @@ pub struct Limits {
     pub first_line: Duration,
     /// Bytes of a copy that wait for a laptop slower than the origin; beyond, the copy is given up.
     pub mirror_bytes: usize,
-    /// Copies under way at once.
+    /// Bytes of all copies that wait.
+    pub mirror_bytes_all: usize,
+    /// Copies at their laptops at once.
     pub mirrors: usize,
+    /// Copies that were begun, those that wait for others included; beyond, none is made.
+    pub mirrors_begun: usize,
     /// How long a laptop may take over its answer to a copy, which nobody waits for.
     pub mirror_answer: Duration,
     /// UDP clients at once; the datagrams of others are dropped.
@@ -92,7 +96,9 @@ impl Default for Limits {
             first_bytes: Duration::from_millis(200),
             first_line: Duration::from_secs(30),
             mirror_bytes: 1 << 20,
+            mirror_bytes_all: 64 << 20,
             mirrors: 64,
+            mirrors_begun: 1024,
             mirror_answer: Duration::from_secs(30),
             udp_clients: 1024,
             udp_idle: Duration::from_secs(120),

@@ -259,6 +259,9 @@ impl Services {
         }
         self.origins.remove(&key);
         self.counters.retain(|(of, _), _| *of != key);
+        let table = &self.table;
+        self.sessions
+            .retain(|session, _| table.parts().any(|part| part.session == session));
         let kubernetes = self.kubernetes.clone();
         beside.spawn(async move { kubernetes.remove_shadow(&key).await });
     }
@@ -317,6 +320,8 @@ impl Services {
         for owner in &exposed.annotation.owners {
             let expose = exposed.resumed(owner);
             match self.table.resume(&key, &owner.session, &expose, now()) {
+                // A claim whose session has not swapped the Service yet is nobody's news.
+                Ok(()) if !exposed.swapped => {}
                 Ok(()) => {
                     tracing::info!(
                         "an exposure is taken up again; its origin serves until its laptop is back"

@@ -1,6 +1,10 @@
-//! What no library wraps, one file a system.
+//! What differs between systems, one file each: what a kernel is asked to do with a TUN and with a UDP socket.
 
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
-pub(crate) use linux::set_tun_offload;
+pub(crate) use linux::*;
+#[cfg(target_os = "macos")]
+mod macos;
+#[cfg(target_os = "macos")]
+pub(crate) use macos::*;

@@ -13,7 +13,7 @@ use kvpn_wire::offload::{Abilities, MAX_PACKET, Segmentation};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::os::set_tun_offload;
+use crate::os::{LEAD, lead, set_tun_offload};
 
 /// `TUN_F_` features of `linux/if_tun.h`: unfinished checksums, TCP segmentation of both families and with ECN.
 const CHECKSUM_AND_TCP: u32 = 0x01 | 0x02 | 0x04 | 0x08;
@@ -111,7 +111,9 @@ impl Packets {
     pub fn read(&mut self, tun: impl AsFd) -> io::Result<(&mut [u8], Segmentation)> {
         let length = rustix::io::read(tun, &mut *self.buffer)?;
         if self.offload == TunOffload::Plain {
-            return Ok((&mut self.buffer[..length], Segmentation::Whole));
+            let packet = self.buffer[..length].get_mut(LEAD..);
+            let packet = packet.ok_or(ErrorKind::InvalidData)?;
+            return Ok((packet, Segmentation::Whole));
         }
         let Some((header, packet)) = self.buffer[..length].split_first_chunk_mut::<HEADER>() else {
             return Err(ErrorKind::InvalidData.into());
@@ -137,13 +139,20 @@ impl Packets {
             if segmentation != Segmentation::Whole {
                 return Err(ErrorKind::InvalidInput.into());
             }
-            rustix::io::write(tun, packet)?;
+            write_plain(tun, packet)?;
             return Ok(());
         }
         let header = virtio::write(packet, segmentation);
         rustix::io::writev(tun, &[IoSlice::new(&header), IoSlice::new(packet)])?;
         Ok(())
     }
+}
+
+fn write_plain(tun: impl AsFd, packet: &[u8]) -> Result<usize, Errno> {
+    if LEAD == 0 {
+        return rustix::io::write(tun, packet);
+    }
+    rustix::io::writev(tun, &[IoSlice::new(&lead(packet)), IoSlice::new(packet)])
 }
 
 #[cfg(test)]

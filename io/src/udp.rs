@@ -11,15 +11,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kvpn_wire::pmtud;
 use kvpn_wire::wireguard::OVERHEAD;
-use nix::sys::socket::{setsockopt, sockopt};
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use rustix::io::Errno;
-use rustix::net::sockopt::{
-    Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
-    set_socket_recv_buffer_size, set_socket_recv_buffer_size_force, set_socket_send_buffer_size,
-    set_socket_send_buffer_size_force,
-};
 use rustix::net::{RecvFlags, SendFlags};
+
+use crate::os::{enlarge_buffers, forbid_fragments, forgo_timestamps};
 
 /// Messages that one call receives, each of up to 64 datagrams.
 const MESSAGES: usize = 8;
@@ -61,7 +57,8 @@ pub struct Unsent {
 impl<S: AsFd> Datagrams<S> {
     /// Takes a non-blocking, bound socket over. Without `offload` every datagram is a system call.
     pub fn new(socket: S, offload: bool) -> Self {
-        enlarge_buffers(&socket);
+        enlarge_buffers(&socket, KERNEL_BUFFER);
+        // The session finds out how long datagrams may be (RFC 8899), and fragments get lost where there are NATs.
         forbid_fragments(&socket);
         let batches = offload.then(|| open_batches(&socket)).and_then(|opened| {
             opened
@@ -204,28 +201,8 @@ fn is_too_long(error: &io::Error) -> bool {
 
 fn open_batches(socket: &impl AsFd) -> io::Result<UdpSocketState> {
     let batches = UdpSocketState::new(UdpSockRef::from(socket))?;
-    // When a datagram came is nobody's concern here, and costs the kernel a look at the clock.
-    let _ = setsockopt(socket, sockopt::ReceiveTimestampns, &false);
+    forgo_timestamps(socket);
     Ok(batches)
-}
-
-/// Nothing is cut on its way, and what the kernel believes of the path does not matter: the session finds out how long datagrams
-/// may be (RFC 8899), and fragments get lost where there are NATs.
-fn forbid_fragments(socket: &impl AsFd) {
-    // Each fails for the family that the socket is not of.
-    let _ = set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::PROBE);
-    let _ = set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::PROBE);
-    let _ = setsockopt(socket, sockopt::Ipv6DontFrag, &true);
-}
-
-/// As much as the kernel gives: beyond its limit for all (net.core.rmem_max) only with CAP_NET_ADMIN.
-fn enlarge_buffers(socket: &impl AsFd) {
-    if set_socket_recv_buffer_size_force(socket, KERNEL_BUFFER).is_err() {
-        let _ = set_socket_recv_buffer_size(socket, KERNEL_BUFFER);
-    }
-    if set_socket_send_buffer_size_force(socket, KERNEL_BUFFER).is_err() {
-        let _ = set_socket_send_buffer_size(socket, KERNEL_BUFFER);
-    }
 }
 
 impl fmt::Display for UdpOffload {

@@ -4,7 +4,7 @@
 # Must not change anything of the machine: debootstrap is unpacked from its package, not installed.
 set -euo pipefail
 suite=bookworm
-packages=systemd,systemd-resolved,dbus,libnss-resolve,polkitd,libpam-systemd,iproute2,dnsmasq-base,bind9-dnsutils,musl
+packages=systemd,systemd-resolved,dbus,libnss-resolve,polkitd,libpam-systemd,iproute2,dnsmasq-base,bind9-dnsutils,musl,procps
 
 key=$(sha256sum "${BASH_SOURCE[0]}" | cut -c1-16)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/kvpn-osparts

@@ -13,6 +13,7 @@ use kvpn_k8s::{DatapathChoice, KubeOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::agent::exposure::Wanted;
+use crate::agent::guests::Guest;
 use crate::agent::places::{Places, SessionName};
 use crate::agent::report::SessionReport;
 use crate::cli::failure::Failure;
@@ -36,6 +37,8 @@ pub(crate) enum Request {
     Follow,
     /// End the session; [`Reply::Ended`] when all is undone.
     Disconnect,
+    /// Pass these names on, for as long as the connection lives. Not answered.
+    Guest(Guest),
 }
 
 /// What an agent answers.

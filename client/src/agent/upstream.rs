@@ -1,4 +1,5 @@
-//! Forwards names that are not the cluster's to the machine's former resolvers, where the system cannot split.
+//! Forwards names that are not the cluster's to the machine's former resolvers, where the system cannot split; those of another session
+//! to that one.
 //!
 //! Passes messages on unread but for their id: what programs ask of the internet is none of kvpn's business.
 
@@ -12,6 +13,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::agent::driver::{Command, Handle, Question};
+use crate::agent::guests::Guests;
 
 /// How long one resolver may take; programs give up after 5 s as a rule, and there may be a second resolver.
 const SERVER_LIMIT: Duration = Duration::from_millis(2400);
@@ -20,11 +22,12 @@ const MAX_QUESTIONS: usize = 256;
 /// The longest answer over UDP: EDNS(0) lets programs ask for up to 64 KiB, nobody sends more than this.
 const MAX_DATAGRAM: usize = 8192;
 
-/// The resolvers that the machine would ask without kvpn. Cheap to clone.
+/// The resolvers that the machine would ask without kvpn, and guests. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Upstream {
     /// whoever hears of others --resolvers in the order in which the machine asks them--> here
     server_rx: watch::Receiver<Vec<SocketAddr>>,
+    guests: Guests,
     /// For one resolver.
     limit: Duration,
     places: Arc<Semaphore>,
@@ -32,9 +35,10 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     /// Asks those that the channel has at the time.
-    pub(crate) fn new(server_rx: watch::Receiver<Vec<SocketAddr>>) -> Self {
+    pub(crate) fn new(server_rx: watch::Receiver<Vec<SocketAddr>>, guests: Guests) -> Self {
         Self {
             server_rx,
+            guests,
             limit: SERVER_LIMIT,
             places: Arc::new(Semaphore::new(MAX_QUESTIONS)),
         }
@@ -54,7 +58,8 @@ impl Upstream {
     /// Asks the resolvers one after the other; `None` when none answered.
     pub(crate) async fn ask(&self, query: &[u8], tcp: bool) -> Option<Vec<u8>> {
         let _place = self.places.try_acquire().ok()?;
-        let servers = self.server_rx.borrow().clone();
+        let guests = self.guests.servers(query);
+        let servers = guests.unwrap_or_else(|| self.server_rx.borrow().clone());
         for server in servers {
             let answer = async {
                 if tcp {
@@ -139,7 +144,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_answer_with_the_right_id_is_taken() {
-        let upstream = Upstream::new(watch::channel(vec![resolver(true).await]).1);
+        let server_rx = watch::channel(vec![resolver(true).await]).1;
+        let upstream = Upstream::new(server_rx, Guests::default());
         let answer = upstream.ask(QUERY, false).await.unwrap();
         assert_eq!(answer[..3], [7, 7, 0x81]);
     }
@@ -150,7 +156,7 @@ mod tests {
             watch::channel(vec![resolver(false).await, resolver(true).await]);
         let mut upstream = Upstream {
             limit: Duration::from_millis(100),
-            ..Upstream::new(server_rx)
+            ..Upstream::new(server_rx, Guests::default())
         };
         assert!(upstream.ask(QUERY, false).await.is_some());
         server_tx.send_modify(|servers| servers.truncate(1));

@@ -1,6 +1,10 @@
 //! `kvpn connect`: starts helper and agent, follows the agent until traffic and names work.
 
+mod at_login;
+
 use std::io::IsTerminal as _;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -21,7 +25,8 @@ use crate::cli::access::AccessArgs;
 use crate::cli::expose;
 use crate::cli::failure::{CONFLICT, FAILED, Failure};
 use crate::cli::progress::Display;
-use crate::helper;
+use crate::helper::{self, Escalation, Installed};
+use crate::os::platform::service::SOCKET;
 
 /// How long a credential plugin of the kubeconfig may take.
 const EXEC_LIMIT: Duration = Duration::from_secs(60);
@@ -41,6 +46,9 @@ pub(crate) struct ConnectArgs {
     /// Stay in the foreground and log there; Ctrl-C disconnects
     #[arg(long)]
     foreground: bool,
+    /// Connect at each login too, with the same options, until `kvpn disconnect`; needs the installed service
+    #[arg(long, conflicts_with = "foreground")]
+    at_login: bool,
     /// What the session is called; without it CONTEXT.NAMESPACE
     #[arg(long, value_name = "SESSION")]
     name: Option<SessionName>,
@@ -143,18 +151,22 @@ impl SessionArgs {
 
 /// `kvpn connect`
 pub(crate) async fn run(situation: Situation, args: ConnectArgs) -> anyhow::Result<ExitCode> {
+    if !args.at_login {
+        return connect(&situation, args).await;
+    }
+    at_login::run(&situation, args).await
+}
+
+async fn connect(situation: &Situation, args: ConnectArgs) -> anyhow::Result<ExitCode> {
     let places = Places::of(&situation.environment, &situation.user);
     let start = Start {
         name: args.name,
         foreground: args.foreground,
-        ..args.session.start(&situation, places)
+        ..args.session.start(situation, places)
     };
     let interactive = !situation.user.is_behind_sudo() && std::io::stdin().is_terminal();
     let cluster = Cluster::load(&start.access.kube.options(interactive))?;
-    let name = start
-        .name
-        .clone()
-        .unwrap_or_else(|| SessionName::of(cluster.context(), cluster.namespace()));
+    let name = session_name(start.name.as_ref(), &cluster);
     let display = Display::new(situation.globals.quiet);
     // In the foreground the agent's log tells the steps.
     let display = if start.foreground {
@@ -166,18 +178,27 @@ pub(crate) async fn run(situation: Situation, args: ConnectArgs) -> anyhow::Resu
     if let Some(contact) = Contact::open(&places, &name).await? {
         return join(contact, &cluster, &name, &display).await;
     }
-    let asks_password = situation.user.escalation() == helper::Escalation::Sudo;
+    let escalation = situation.user.escalation();
+    let installed = match escalation {
+        Escalation::Direct => Installed::Absent,
+        Escalation::Sudo => helper::ask_installed(Path::new(SOCKET)).await,
+    };
+    let is_given = matches!(installed, Installed::Given(_));
+    let asks_password = escalation == Escalation::Sudo && !is_given;
     if asks_password || interactive {
         // Nobody should type a password for a cluster that is not there; and only here can a plugin ask its user.
         display.step(&format!("calling {}", cluster.server()));
         cluster.version().await?;
     }
     let mut signals = Signals::new()?;
-    if asks_password {
-        display.pause();
-    }
-    let helper = helper::spawn(situation.user.escalation())?;
-    display.resume();
+    let helper = match installed {
+        Installed::Given(helper) => helper,
+        Installed::Absent => elevate(escalation, &display)?,
+        Installed::Refused(why) => {
+            display.note(&format!("note: {why}; without it sudo is needed"));
+            elevate(escalation, &display)?
+        }
+    };
     let mut launched = launch(&situation.user, helper)?;
     let stay = start.foreground;
     launched
@@ -191,6 +212,21 @@ pub(crate) async fn run(situation: Situation, args: ConnectArgs) -> anyhow::Resu
         return join_other(&places, &cluster, &name, &display).await;
     }
     finish(outcome, launched, &name).await
+}
+
+fn session_name(given: Option<&SessionName>, cluster: &Cluster) -> SessionName {
+    let own = || SessionName::of(cluster.context(), cluster.namespace());
+    given.cloned().unwrap_or_else(own)
+}
+
+/// A helper of our own; sudo may ask for a password on the terminal.
+fn elevate(escalation: Escalation, display: &Display) -> anyhow::Result<OwnedFd> {
+    if escalation == Escalation::Sudo {
+        display.pause();
+    }
+    let helper = helper::spawn(escalation);
+    display.resume();
+    helper
 }
 
 /// Another `connect` was quicker: its session is as good as one of our own.

@@ -1,11 +1,12 @@
 //! `kvpn disconnect`: ends sessions, and undoes what dead ones left.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::Signal;
 
 use crate::agent::contact::Contact;
 use crate::agent::lock::{self, Held, Holder};
@@ -15,7 +16,7 @@ use crate::cli::failure::{Failure, NOT_CONNECTED, USAGE};
 use crate::cli::progress::Display;
 use crate::cli::{Globals, Situation, output};
 use crate::helper::{self, Escalation};
-use crate::os::platform::Process;
+use crate::os::platform::{Process, login};
 
 /// How long an agent may take to undo everything.
 const END_LIMIT: Duration = Duration::from_secs(30);
@@ -26,7 +27,7 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// End a session and put the machine's routes and names back
 ///
-/// Also undoes what a session left that was killed.
+/// Also undoes what a session left that was killed, and has it not begin at login any more.
 #[derive(Debug, Args)]
 pub(crate) struct DisconnectArgs {
     /// The session, as `kvpn status` names it; may be left out when there is one only (of that --namespace or
@@ -42,7 +43,8 @@ pub(crate) struct DisconnectArgs {
 pub(crate) async fn run(situation: Situation, args: DisconnectArgs) -> anyhow::Result<ExitCode> {
     let places = Places::of(&situation.environment, &situation.user);
     let display = Display::new(situation.globals.quiet);
-    let sessions = places.sessions()?;
+    let home = &situation.user.home;
+    let sessions = with_those_at_login(places.sessions()?, home);
     let meant = meant(&places, sessions, &situation.globals);
     let chosen = choose(&meant, &args)?;
     for name in &chosen {
@@ -50,6 +52,7 @@ pub(crate) async fn run(situation: Situation, args: DisconnectArgs) -> anyhow::R
         end(&places, name, &display)
             .await
             .with_context(|| format!("session {name} could not be ended"))?;
+        login::disable(home, name.as_str())?;
         display.result(&format!("disconnected: {name}"));
     }
     let undone = undo_leftovers(&situation, &display)?;
@@ -58,6 +61,15 @@ pub(crate) async fn run(situation: Situation, args: DisconnectArgs) -> anyhow::R
         return Err(no_session(&situation.globals).into());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Sessions that would begin at the next login can be ended before.
+fn with_those_at_login(mut sessions: Vec<SessionName>, home: &Path) -> Vec<SessionName> {
+    let at_login = login::names(home);
+    sessions.extend(at_login.iter().filter_map(|name| name.parse().ok()));
+    sessions.sort();
+    sessions.dedup();
+    sessions
 }
 
 fn no_session(globals: &Globals) -> Failure {
@@ -167,30 +179,14 @@ async fn make_sure(process: &Process) -> anyhow::Result<()> {
         return Ok(());
     }
     for signal in [Signal::TERM, Signal::KILL] {
-        send(process, signal)?;
+        process
+            .signal(signal)
+            .with_context(|| format!("process {} cannot be signalled", process.pid))?;
         if gone_within(process, SIGNAL_LIMIT).await {
             return Ok(());
         }
     }
     bail!("the agent (process {}) does not end", process.pid)
-}
-
-/// The descriptor pins the process; only then is it compared with the one that is meant.
-fn send(process: &Process, signal: Signal) -> anyhow::Result<()> {
-    let Some(pid) = i32::try_from(process.pid)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw)
-    else {
-        return Ok(());
-    };
-    let Ok(descriptor) = pidfd_open(pid, PidfdFlags::empty()) else {
-        return Ok(());
-    };
-    if process.is_alive() {
-        pidfd_send_signal(&descriptor, signal)
-            .with_context(|| format!("process {} cannot be signalled", process.pid))?;
-    }
-    Ok(())
 }
 
 async fn gone_within(process: &Process, limit: Duration) -> bool {

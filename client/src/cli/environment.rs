@@ -35,6 +35,9 @@ pub(crate) struct Environment {
     /// The same, spelled as curl reads it.
     #[arg(long, env = "no_proxy")]
     no_proxy_lower: Option<String>,
+    /// Where programs are looked for: those of a kubeconfig too.
+    #[arg(long, env = "PATH")]
+    path: Option<OsString>,
     /// Who called sudo.
     #[arg(long, env = "SUDO_UID")]
     pub(crate) sudo_uid: Option<u32>,
@@ -51,6 +54,20 @@ impl Environment {
     /// A variable that cannot be what it should be, such as a SUDO_UID that is no number.
     pub(crate) fn read() -> anyhow::Result<Self> {
         Self::try_parse_from(["kvpn"]).context("the environment holds a value that kvpn cannot use")
+    }
+
+    /// What a session needs of it that starts without this login's environment.
+    pub(crate) fn to_keep(&self) -> Vec<(&'static str, OsString)> {
+        let (https_proxy, no_proxy) = self.proxy();
+        [
+            ("KUBECONFIG", self.kubeconfig.clone()),
+            ("PATH", self.path.clone()),
+            ("HTTPS_PROXY", https_proxy.map(OsString::from)),
+            ("NO_PROXY", no_proxy.map(OsString::from)),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
     }
 
     /// The proxy for the API server, and the hosts that do without.

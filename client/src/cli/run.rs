@@ -14,7 +14,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use kvpn_k8s::Cluster;
-use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+use rustix::process::getppid;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::check;
@@ -139,7 +139,7 @@ async fn prove(prepared: &Prepared) -> anyhow::Result<ExitCode> {
 /// `--prepare`: everything up to the program.
 async fn prepare(situation: Situation, args: RunArgs) -> anyhow::Result<ExitCode> {
     // Ended with the process that waits.
-    set_parent_process_death_signal(Some(Signal::TERM))?;
+    platform::end_with_parent()?;
     let parent = getppid().context("`kvpn run` has ended")?;
     let program = Process::of(parent.as_raw_nonzero().get().unsigned_abs())?;
     let places = Places::of(&situation.environment, &situation.user).of_programs();

@@ -8,6 +8,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -18,6 +19,16 @@ use tokio::net::UnixStream;
 use super::protocol::MAX_LINE;
 
 const READ_SIZE: usize = 16 * 1024;
+
+/// What some systems do not have as a flag: there Rust's programs ignore SIGPIPE, and descriptors are marked when they came.
+#[cfg(not(target_os = "macos"))]
+const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
+#[cfg(target_os = "macos")]
+const NO_SIGNAL: SendFlags = SendFlags::empty();
+#[cfg(not(target_os = "macos"))]
+const CLOSE_ON_EXEC: RecvFlags = RecvFlags::CMSG_CLOEXEC;
+#[cfg(target_os = "macos")]
+const CLOSE_ON_EXEC: RecvFlags = RecvFlags::empty();
 
 /// An end of the connection between agent and helper.
 pub(crate) struct Channel {
@@ -140,13 +151,16 @@ fn read_now(
         socket,
         &mut [IoSliceMut::new(&mut bytes)],
         &mut control,
-        RecvFlags::CMSG_CLOEXEC,
+        CLOSE_ON_EXEC,
     )?;
     incoming.extend_from_slice(&bytes[..received.bytes]);
     if let Some(descriptors) = descriptors {
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(rights) = message {
-                descriptors.extend(rights);
+                for descriptor in rights {
+                    fcntl_setfd(&descriptor, FdFlags::CLOEXEC)?;
+                    descriptors.push_back(descriptor);
+                }
             }
         }
     }
@@ -162,12 +176,7 @@ fn send_descriptor(
     let mut control = SendAncillaryBuffer::new(&mut space);
     let descriptors = [descriptor];
     control.push(SendAncillaryMessage::ScmRights(&descriptors));
-    sendmsg(
-        socket,
-        &[IoSlice::new(bytes)],
-        &mut control,
-        SendFlags::NOSIGNAL,
-    )?;
+    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, NO_SIGNAL)?;
     Ok(())
 }
 

@@ -16,6 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
 use super::channel::Channel;
+use super::exceptions::Exceptions;
 use super::journal::{self, Journal};
 use super::network::Network;
 use super::patience::Patience;
@@ -24,7 +25,7 @@ use super::protocol::{
     Settled, VERSION,
 };
 use super::validate::{self, Surroundings};
-use crate::os::platform::{self, SystemRoutes, SystemTun, Unshared};
+use crate::os::platform::{self, INTERFACE, SystemRoutes, SystemTun, Unshared};
 use crate::os::{Record, Routes, Snapshot, Taken, Tun, TunError};
 
 /// An agent that does not read its answers for so long is taken for dead.
@@ -60,7 +61,7 @@ impl Place {
 }
 
 /// Serves the agent at the other end of the socket until it is gone, asks to end, or SIGTERM comes.
-pub(super) async fn serve(socket: OwnedFd, place: Place) -> Result<()> {
+pub(super) async fn serve(socket: OwnedFd, place: Place, exceptions: Exceptions) -> Result<()> {
     // Taken and dropped: the terminal's Ctrl-C and its end go to the whole group, the lease is the socket.
     let _ignored = [
         signal(SignalKind::interrupt())?,
@@ -73,6 +74,7 @@ pub(super) async fn serve(socket: OwnedFd, place: Place) -> Result<()> {
         system: SystemRoutes::open()?,
         state: place.state(),
         place,
+        exceptions,
         network: None,
     };
     if let Place::Own(_) = server.place {
@@ -95,6 +97,7 @@ struct Server {
     channel: Channel,
     system: SystemRoutes,
     place: Place,
+    exceptions: Exceptions,
     state: PathBuf,
     network: Option<Network>,
 }
@@ -206,6 +209,7 @@ impl Server {
             snapshot: &snapshot,
             own_link: None,
             resolvers: &[],
+            exceptions: &self.exceptions,
         };
         validate::mtu(config.mtu)?;
         validate::addresses(&config.addresses, &around)?;
@@ -288,6 +292,7 @@ impl Server {
             snapshot: &snapshot,
             own_link: Some(network.link),
             resolvers: &resolvers,
+            exceptions: &self.exceptions,
         };
         let mut outcome = Outcome::default();
         let (routes, unreachable): (Vec<_>, Vec<_>) = routes
@@ -335,6 +340,7 @@ impl Server {
             snapshot: &snapshot,
             own_link: Some(network.link),
             resolvers: &network.resolvers,
+            exceptions: &self.exceptions,
         };
         validate::addresses(addresses, &around)?;
         let former = std::mem::take(&mut network.addresses);
@@ -353,7 +359,8 @@ impl Server {
         let network = standing(&mut self.network)?;
         dns.servers
             .retain(|server| network.has_family(IpNetwork::from(*server)));
-        let (dns, refused) = validate::dns(dns, &network.addresses, &network.routes)?;
+        let (dns, refused) =
+            validate::dns(dns, &network.addresses, &network.routes, &self.exceptions)?;
         let Some(backend) = &mut network.dns else {
             bail!("this session was configured without DNS");
         };
@@ -449,7 +456,7 @@ fn create(config: &NetworkConfig, snapshot: &Snapshot) -> Result<SystemTun> {
         });
     }
     for number in 0..MAX_AUTOMATIC_NAMES {
-        let name = format!("kvpn{number}");
+        let name = format!("{INTERFACE}{number}");
         if snapshot.links.values().any(|taken| *taken == name) {
             continue;
         }
@@ -459,7 +466,7 @@ fn create(config: &NetworkConfig, snapshot: &Snapshot) -> Result<SystemTun> {
         }
     }
     bail!(
-        "all interface names from kvpn0 to kvpn{} are taken; see `ip link`",
+        "all interface names from {INTERFACE}0 to {INTERFACE}{} are taken; see `ip link`",
         MAX_AUTOMATIC_NAMES - 1
     )
 }

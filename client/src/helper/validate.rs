@@ -10,6 +10,7 @@ use anyhow::{Result, bail, ensure};
 use ipnetwork::IpNetwork;
 use kvpn_wire::range::{overlaps, tunnel_ranges};
 
+use super::exceptions::Exceptions;
 use crate::os::{Address, Route, Snapshot};
 
 mod domains;
@@ -19,7 +20,7 @@ mod tests;
 
 pub(super) use domains::dns;
 use ranges::covers;
-pub(crate) use ranges::limits;
+pub(super) use ranges::limits;
 pub(super) use ranges::{network, route};
 
 /// Linux: IFNAMSIZ less the final zero.
@@ -35,6 +36,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) own_link: Option<u32>,
     /// Servers that the machine's resolver asks.
     pub(super) resolvers: &'a [IpAddr],
+    /// What the administrator allows beyond the limits.
+    pub(super) exceptions: &'a Exceptions,
 }
 
 /// An interface name that is not a path, an option or a pattern.

@@ -6,31 +6,39 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use rustix::process::geteuid;
+use rustix::thread::{CapabilitySet, capabilities};
 use serde::{Deserialize, Serialize};
 
-use super::Dns;
+use super::{Dns, durable};
 use crate::helper::protocol::DnsBackend;
 
-mod durable;
 mod inotify;
+pub(crate) mod login;
 mod openresolv;
 mod process;
 mod resolv_conf;
 mod resolved;
 mod routes;
+pub(crate) mod service;
 mod tun;
 mod unshare;
 mod watch;
 
 pub(crate) use durable::{forget, is_unfinished, keep, remove};
-pub(crate) use process::{Process, network_namespace};
+pub(crate) use process::{Process, end_with_parent, network_namespace};
 pub(crate) use routes::Netlink as SystemRoutes;
 pub(crate) use tun::LinuxTun as SystemTun;
 pub(crate) use unshare::{Unshared, join, remedy, unshare};
 pub(crate) use watch::{Changes, time_asleep};
 
-/// Where a helper keeps what undoes it. On a disk that survives a power cut, because `/etc/resolv.conf` does too.
-pub(crate) const STATE_FOLDER: &str = "/var/lib/kvpn";
+/// Where a helper of root's keeps what undoes it. On a disk that survives a power cut, because `/etc/resolv.conf` does too.
+const STATE_FOLDER: &str = "/var/lib/kvpn";
+/// Where the installed helper does that is not root: the other folder is not its to read.
+const SERVICE_STATE_FOLDER: &str = "/var/lib/kvpn-helper";
+/// What the names of TUN interfaces start with.
+pub(crate) const INTERFACE: &str = "kvpn";
+
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const NSSWITCH_CONF: &str = "/etc/nsswitch.conf";
 /// systemd-resolved's list of the servers it asks itself.
@@ -54,6 +62,20 @@ impl DnsUndo {
             Self::Openresolv(record) => openresolv::remove(record).map(|()| Vec::new()),
         }
     }
+}
+
+/// Where this helper keeps what undoes it.
+pub(crate) fn state_folder() -> PathBuf {
+    PathBuf::from(if geteuid().is_root() {
+        STATE_FOLDER
+    } else {
+        SERVICE_STATE_FOLDER
+    })
+}
+
+/// Whether this process may change the machine's network.
+pub(crate) fn may_administer() -> bool {
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN))
 }
 
 /// Picks how names are split, for the interface with this index. `session` names what is kept for a crash.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -25,8 +25,12 @@ pub(super) struct Shared {
     pub(super) http: Gauge,
     /// Of those, the ones with a request under way.
     pub(super) busy: Gauge,
-    /// Copies under way.
+    /// Copies that were begun and have not ended.
     pub(super) mirrors: Gauge,
+    /// Which of them are at their laptops.
+    pub(super) mirror_turns: Semaphore,
+    /// Bytes of all of them that wait.
+    pub(super) mirror_bytes: Arc<AtomicUsize>,
     /// Connections and clients beyond the limit.
     refused: AtomicUsize,
     /// Records that found the channel full.
@@ -43,7 +47,6 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(settings: Settings, choice: Choice) -> Arc<Self> {
         Arc::new(Self {
-            settings,
             choice: watch::Sender::new(Arc::new(choice)),
             origin: Arc::default(),
             silence: Silence::default(),
@@ -51,12 +54,15 @@ impl Shared {
             http: Gauge::default(),
             busy: Gauge::default(),
             mirrors: Gauge::default(),
+            mirror_turns: Semaphore::new(settings.limits.mirrors),
+            mirror_bytes: Arc::default(),
             refused: AtomicUsize::new(0),
             records_dropped: AtomicUsize::new(0),
             drain: watch::Sender::new(false),
             close: CancellationToken::new(),
             kill: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            settings,
         })
     }
 

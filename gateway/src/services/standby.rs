@@ -10,7 +10,7 @@ use kvpn_k8s::{LEASE_RENEWAL, LeaseObserver, LeaseRecord, Whose};
 use tokio::task::JoinSet;
 
 use super::kubernetes::Kubernetes;
-use super::now;
+use super::{LISTEN, now};
 
 /// What other gateways have.
 pub(super) struct Standby {
@@ -46,12 +46,13 @@ impl Standby {
         self.others.clear();
     }
 
-    /// Renews the own lease, if this gateway `has_exposures`, and looks at the others', each in its time.
+    /// Renews the own lease, if this gateway `has_exposures`, and looks at the others', each in its time. Called each
+    /// [`LISTEN`], which may be a little early.
     pub(super) fn tick(&mut self, has_exposures: bool, beside: &mut JoinSet<()>) {
         let now = now();
         if self
             .renewed
-            .is_some_and(|at| now.saturating_duration_since(at) < LEASE_RENEWAL)
+            .is_some_and(|at| now.saturating_duration_since(at) + LISTEN / 2 < LEASE_RENEWAL)
         {
             return;
         }

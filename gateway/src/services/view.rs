@@ -80,8 +80,9 @@ impl Watcher {
 }
 
 impl Views {
-    /// A session looks on from now on.
+    /// A session looks on from now on. Those that went without anything to tell them of are forgotten.
     pub(super) fn add(&mut self, session: String, views: mpsc::Sender<View>) {
+        self.watchers.retain(|watcher| !watcher.views.is_closed());
         self.watchers.push(Watcher {
             session,
             views,
@@ -265,4 +266,19 @@ pub(super) fn status<'a>(
         status.sent_bytes += origin.received;
     }
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_went_without_a_word_is_forgotten_when_the_next_one_comes() {
+        let mut views = Views::default();
+        for _ in 0..3 {
+            let (views_tx, _) = mpsc::channel(1);
+            views.add("ana".to_owned(), views_tx);
+        }
+        assert_eq!(views.watchers.len(), 1, "the last one");
+    }
 }

@@ -7,6 +7,7 @@ use http::HeaderMap;
 use http_body_util::BodyExt as _;
 use kvpn_gateway::exposure::{Claim, Counters, Limits, Owner, Record, Share, Target};
 use kvpn_wire::exposure::Traffic;
+use tokio::sync::Semaphore;
 
 use super::http2;
 use super::stage::{Stage, Wire, empty, everything, http, laptop, named, soon, text, until, wires};
@@ -115,6 +116,43 @@ async fn a_laptop_that_hangs_does_not_hold_the_origin_up() {
         counters.counts().copies_dropped >= 8
     })
     .await;
+}
+
+/// Its copies wait for each other; none is missing in the end.
+#[tokio::test]
+async fn a_laptop_slower_than_the_origin_gets_everything_later() {
+    let turn = Arc::new(Semaphore::new(0));
+    let waits = Arc::clone(&turn);
+    let slow = http(move |_| {
+        let waits = Arc::clone(&waits);
+        async move {
+            waits.acquire().await.unwrap().forget();
+            text("at last")
+        }
+    })
+    .await;
+    let (ana, counters) = mirror();
+    let limits = Limits {
+        mirrors: 2,
+        ..Limits::default()
+    };
+    let places = [
+        (laptop("ana"), slow),
+        (Target::Origin, named("origin").await),
+    ];
+    let stage = Stage::with_limits([ana], places, limits).await;
+    let mut client = stage.client().await;
+    for _ in 0..200 {
+        assert_eq!(post(&mut client, "b").await, "origin:b");
+    }
+    assert_eq!(counters.counts().copies_dropped, 0);
+    turn.add_permits(200);
+    until("all copies have arrived", || {
+        counters.counts().requests == 200
+    })
+    .await;
+    assert_eq!(counters.counts().errors, 0);
+    assert_eq!(stage.places.dials(&laptop("ana")), 2);
 }
 
 #[tokio::test]

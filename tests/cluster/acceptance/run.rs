@@ -8,12 +8,12 @@ use kvpn::laptop::{Laptop, Resolver};
 use kvpn::outcome::{Outcome, eventually};
 
 /// A laptop whose user `dev` (tests/cluster/laptop-init.sh) has no right but to the cluster.
-struct Unprivileged {
+pub(super) struct Unprivileged {
     laptop: Laptop,
 }
 
 impl Unprivileged {
-    fn start(name: &str, resolver: Resolver) -> Self {
+    pub(super) fn start(name: &str, resolver: Resolver) -> Self {
         let laptop = Laptop::start(name, resolver);
         let line = "install -o dev -m 600 \"$KUBECONFIG\" /home/dev/kubeconfig";
         laptop.shell(line).ok();
@@ -21,7 +21,7 @@ impl Unprivileged {
     }
 
     /// A line of shell as `dev`, without capabilities and without a way to get any.
-    fn shell(&self, line: &str) -> Outcome {
+    pub(super) fn shell(&self, line: &str) -> Outcome {
         let words = [
             "setpriv",
             "--reuid=dev",
@@ -36,6 +36,11 @@ impl Unprivileged {
             "-c",
         ];
         self.laptop.run(&[&words[..], &[line]].concat())
+    }
+
+    /// What kvpn could have changed, as text to compare.
+    pub(super) fn traces(&self) -> String {
+        self.laptop.traces()
     }
 
     /// `kvpn run` with the shared gateway.

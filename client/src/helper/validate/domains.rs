@@ -10,6 +10,7 @@ use kvpn_wire::name::is_public_tld;
 use kvpn_wire::range::overlaps;
 
 use super::ranges::limits;
+use crate::helper::exceptions::Exceptions;
 use crate::helper::protocol::{DnsConfig, MAX_DOMAINS};
 
 /// Second-level labels under which country registries sell names.
@@ -25,6 +26,7 @@ pub(in crate::helper) fn dns(
     dns: DnsConfig,
     addresses: &[IpNetwork],
     routes: &[IpNetwork],
+    exceptions: &Exceptions,
 ) -> Result<(DnsConfig, Vec<String>)> {
     ensure!(
         !dns.servers.is_empty(),
@@ -44,7 +46,9 @@ pub(in crate::helper) fn dns(
     }
     let mut refused = Vec::new();
     let mut judge = |names: Vec<String>| -> Vec<String> {
-        let judged = names.into_iter().map(|name| domain(&name, routes));
+        let judged = names
+            .into_iter()
+            .map(|name| domain(&name, routes, exceptions));
         judged
             .filter_map(|judged| judged.map_err(|why| refused.push(why)).ok())
             .collect()
@@ -61,7 +65,7 @@ pub(in crate::helper) fn dns(
 }
 
 /// A domain that may go to the stub, in the form that the system is given.
-fn domain(name: &str, routes: &[IpNetwork]) -> Result<String, String> {
+fn domain(name: &str, routes: &[IpNetwork], exceptions: &Exceptions) -> Result<String, String> {
     let plain = name.strip_prefix('~').unwrap_or(name);
     let plain = plain
         .strip_suffix('.')
@@ -77,10 +81,13 @@ fn domain(name: &str, routes: &[IpNetwork]) -> Result<String, String> {
         return Err(format!("`{}` is no domain name", name.escape_debug()));
     }
     match labels.as_slice() {
-        [.., "in-addr", "arpa"] | [.., "ip6", "arpa"] => reverse_zone(&plain, &labels, routes)?,
+        [.., "in-addr", "arpa"] | [.., "ip6", "arpa"] => {
+            reverse_zone(&plain, &labels, routes, exceptions)?
+        }
         ["localhost"] | [.., "arpa"] => {
             return Err(format!("`{plain}` is reserved for the system"));
         }
+        _ if exceptions.allow_domain(&plain) => {}
         [top] if is_public_tld(top) => {
             return Err(format!(
                 "`{plain}` is a top-level domain of the public DNS; use the names' longer forms"
@@ -105,9 +112,14 @@ fn is_label(label: &str) -> bool {
 }
 
 /// A reverse zone belongs to a range that is routed, and is no wider than a route may be.
-fn reverse_zone(plain: &str, labels: &[&str], routes: &[IpNetwork]) -> Result<(), String> {
+fn reverse_zone(
+    plain: &str,
+    labels: &[&str],
+    routes: &[IpNetwork],
+    exceptions: &Exceptions,
+) -> Result<(), String> {
     let zone = zone_range(labels).ok_or_else(|| format!("`{plain}` is no reverse zone"))?;
-    limits(zone)?;
+    limits(zone, exceptions)?;
     if !routes.iter().any(|route| overlaps(route, &zone)) {
         return Err(format!(
             "`{plain}` is the reverse zone of {zone}, of which nothing is routed"

@@ -15,6 +15,7 @@ use kvpn_wire::range::overlaps;
 
 use super::ranges::covers;
 use super::{Surroundings, addresses, dns, interface_name, mtu, route};
+use crate::helper::exceptions::Exceptions;
 use crate::helper::protocol::DnsConfig;
 use crate::os::{Address, Route, Snapshot};
 
@@ -69,6 +70,10 @@ fn laptop() -> Snapshot {
             route("10.96.0.0/12", OWN, None, true),
             route("10.128.0.0/12", 10, None, true),
         ],
+        neighbours: vec![
+            "192.168.1.30".parse().unwrap(),
+            "172.17.0.5".parse().unwrap(),
+        ],
     }
 }
 
@@ -81,6 +86,7 @@ fn judge(range: &str) -> Result<Vec<String>, String> {
             snapshot: &snapshot,
             own_link: Some(OWN),
             resolvers: &resolvers,
+            exceptions: &Exceptions::default(),
         },
     )
 }
@@ -157,12 +163,19 @@ fn the_machines_own_subnet_stays_its_own_but_single_pods_in_it_can_be_reached() 
         "{refusal}"
     );
     assert!(judge("192.168.1.128/25").unwrap_err().contains("wlan0"));
-    assert!(judge("192.168.1.77/32").is_ok());
+    for free in ["192.168.1.77/32", "172.17.0.6/32", "10.0.7.7/32"] {
+        assert!(judge(free).is_ok(), "{free}");
+    }
     for needed in [
         "192.168.1.20/32",
         "192.168.1.1/32",
         "192.168.1.0/32",
         "192.168.1.255/32",
+        // Neighbours that the kernel knows, on the LAN and on a bridge; its own address on a VPN; its resolver behind one.
+        "192.168.1.30/32",
+        "172.17.0.5/32",
+        "10.0.9.9/32",
+        "10.55.0.2/32",
     ] {
         assert!(judge(needed).is_err(), "{needed}");
     }
@@ -198,6 +211,7 @@ fn tunnel_addresses_are_kvpns_own_and_free() {
         snapshot: &snapshot,
         own_link: None,
         resolvers: &[],
+        exceptions: &Exceptions::default(),
     };
     assert!(addresses(&nets(&["198.19.4.2/30", "fd6b:7670:6e00::6/126"]), &around).is_ok());
     for wrong in [
@@ -242,7 +256,13 @@ fn judge_domain(name: &str) -> Result<Vec<String>, Vec<String>> {
         routing: vec![name.to_owned()],
     };
     let routes = nets(&["10.96.0.0/12", "fd00:10:96::/108"]);
-    let (accepted, refused) = dns(config, &nets(&["198.19.0.2/30"]), &routes).unwrap();
+    let (accepted, refused) = dns(
+        config,
+        &nets(&["198.19.0.2/30"]),
+        &routes,
+        &Exceptions::default(),
+    )
+    .unwrap();
     if refused.is_empty() {
         Ok(accepted.routing)
     } else {
@@ -310,16 +330,19 @@ fn the_server_is_the_sessions_own_stub() {
         ..DnsConfig::default()
     };
     let own = nets(&["198.19.0.2/30"]);
-    assert!(dns(config("198.19.0.3"), &own, &[]).is_ok());
+    assert!(dns(config("198.19.0.3"), &own, &[], &Exceptions::default()).is_ok());
     for other in ["198.19.0.2", "198.19.0.4", "8.8.8.8", "127.0.0.1"] {
-        assert!(dns(config(other), &own, &[]).is_err(), "{other}");
+        assert!(
+            dns(config(other), &own, &[], &Exceptions::default()).is_err(),
+            "{other}"
+        );
     }
-    assert!(dns(DnsConfig::default(), &own, &[]).is_err());
+    assert!(dns(DnsConfig::default(), &own, &[], &Exceptions::default()).is_err());
     let many = DnsConfig {
         search: vec!["a".to_owned(); 2000],
         ..config("198.19.0.3")
     };
-    assert!(dns(many, &own, &[]).is_err());
+    assert!(dns(many, &own, &[], &Exceptions::default()).is_err());
 }
 
 proptest! {
@@ -328,7 +351,7 @@ proptest! {
         let range = super::network(IpNetwork::new(IpAddr::from(octets), prefix).unwrap());
         if judge(&range.to_string()).is_ok() {
             prop_assert!(range.prefix() >= 8);
-            for never in ["127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "0.0.0.0/8", "192.168.1.1/32", "192.168.1.20/32"] {
+            for never in ["127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "0.0.0.0/8", "192.168.1.1/32", "192.168.1.20/32", "192.168.1.30/32"] {
                 // A wider range may hold the subnet, which has the longer prefix.
                 prop_assert!(!overlaps(&net(never), &range) || covers(range, net("192.168.1.0/24")), "{}", range);
             }

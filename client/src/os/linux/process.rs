@@ -1,12 +1,14 @@
 //! Which process is meant, so that a reused process id is not taken for it; and in which network it lives.
 //!
-//! Must not signal anyone.
+//! Must not decide who ends.
 
 use std::os::fd::OwnedFd;
 use std::{fs, io};
 
 use anyhow::{Context, Result};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
+};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -43,6 +45,19 @@ impl Process {
     /// Whether it still runs. A zombie does not.
     pub(crate) fn is_alive(&self) -> bool {
         self.is_of_this_boot() && running_since(self.pid) == Some(self.start_time)
+    }
+
+    /// Signals exactly this process; nothing happens when it has ended.
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        let Some(Ok(descriptor)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
+            return Ok(());
+        };
+        // The descriptor pins the process; only then is it compared with the one that is meant.
+        if self.is_alive() {
+            pidfd_send_signal(&descriptor, signal)?;
+        }
+        Ok(())
     }
 
     /// Waits until it has ended.
@@ -126,6 +141,11 @@ fn parse_stat(stat: &str) -> Option<u64> {
         return None;
     }
     fields.nth(18)?.parse().ok()
+}
+
+/// Has this process end (SIGTERM) with the one that started it.
+pub(crate) fn end_with_parent() -> io::Result<()> {
+    Ok(set_parent_process_death_signal(Some(Signal::TERM))?)
 }
 
 /// The network namespace of this process, as the kernel names it (`net:[4026531833]`).

@@ -138,7 +138,7 @@ impl ResolvConf {
 
     /// Takes a newer content for the file from before. Without servers, as while a network comes up, the former ones stay.
     fn follow(&mut self, content: Vec<u8>) {
-        let mut servers = text::nameservers(&content);
+        let mut servers = nameservers(&content);
         // Programs that begin with what they find there find our stub.
         servers.retain(|server| !range::is_tunnel(server.ip()));
         if !servers.is_empty() {

@@ -45,10 +45,12 @@ enum Piece {
     End,
 }
 
-/// The bytes that wait between the two.
+/// The bytes that wait between the two, and those of all copies.
 struct Room {
     limit: usize,
     waiting: AtomicUsize,
+    limit_all: usize,
+    waiting_all: Arc<AtomicUsize>,
     /// There was no more.
     overflow: CancellationToken,
 }
@@ -65,12 +67,19 @@ pub(super) fn begin(
     incoming: &Incoming,
 ) -> Option<Copier> {
     let limits = client.shared.settings.limits;
-    let Some(counted) = client.shared.mirrors.enter_below(limits.mirrors) else {
+    let Some(counted) = client.shared.mirrors.enter_below(limits.mirrors_begun) else {
         count(&claim.counters.copies_dropped);
         return None;
     };
     let ended = CancellationToken::new();
-    let (copier, body) = channel(limits.mirror_bytes, incoming, ended.clone().drop_guard());
+    let room = Room {
+        limit: limits.mirror_bytes,
+        waiting: AtomicUsize::new(0),
+        limit_all: limits.mirror_bytes_all,
+        waiting_all: Arc::clone(&client.shared.mirror_bytes),
+        overflow: CancellationToken::new(),
+    };
+    let (copier, body) = channel(room, incoming, ended.clone().drop_guard());
     let mut head = head.clone();
     head.headers.remove(EXPECT);
     let copy = Copy {
@@ -82,13 +91,9 @@ pub(super) fn begin(
     Some(copier)
 }
 
-fn channel(limit: usize, incoming: &Incoming, ended: DropGuard) -> (Copier, CopyBody) {
+fn channel(room: Room, incoming: &Incoming, ended: DropGuard) -> (Copier, CopyBody) {
     let (piece_tx, piece_rx) = mpsc::unbounded_channel();
-    let room = Arc::new(Room {
-        limit,
-        waiting: AtomicUsize::new(0),
-        overflow: CancellationToken::new(),
-    });
+    let room = Arc::new(room);
     let body = CopyBody {
         piece_rx,
         room: Arc::clone(&room),
@@ -124,15 +129,33 @@ impl Copier {
         let Some(piece_tx) = &self.piece_tx else {
             return;
         };
-        let length = length + PIECE;
-        let waiting = self.room.waiting.fetch_add(length, Ordering::Relaxed) + length;
-        if waiting > self.room.limit {
+        if !self.room.enter(length + PIECE) {
             self.room.overflow.cancel();
             self.piece_tx = None;
         } else if piece_tx.send(piece).is_err() {
             // The laptop has had enough.
             self.piece_tx = None;
         }
+    }
+}
+
+impl Room {
+    /// Whether there is room for so much; it is taken in any case.
+    fn enter(&self, length: usize) -> bool {
+        let waiting = self.waiting.fetch_add(length, Ordering::Relaxed) + length;
+        let waiting_all = self.waiting_all.fetch_add(length, Ordering::Relaxed) + length;
+        waiting <= self.limit && waiting_all <= self.limit_all
+    }
+
+    fn leave(&self, length: usize) {
+        self.waiting.fetch_sub(length, Ordering::Relaxed);
+        self.waiting_all.fetch_sub(length, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.leave(self.waiting.load(Ordering::Relaxed));
     }
 }
 
@@ -152,9 +175,7 @@ impl Body for CopyBody {
         };
         let frame = match piece {
             Piece::Data(data) => {
-                self.room
-                    .waiting
-                    .fetch_sub(data.len() + PIECE, Ordering::Relaxed);
+                self.room.leave(data.len() + PIECE);
                 Frame::data(data)
             }
             Piece::Trailers(trailers) => Frame::trailers(trailers),
@@ -213,6 +234,9 @@ impl Copy {
         body: CopyBody,
         exchange: &mut Exchange,
     ) -> Result<(), Error> {
+        // A laptop slower than the origin gets them later, a few at a time.
+        let turns = &self.client.shared.mirror_turns;
+        let _turn = turns.acquire().await.expect("it is never closed");
         let request = Request::from_parts(head, UpstreamBody::Copy(body));
         let to = To::Laptop(Arc::clone(&self.claim));
         let answer = self.client.mirrors.send(&to, request, false).await?;

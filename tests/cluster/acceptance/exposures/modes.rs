@@ -168,8 +168,9 @@ fn a_copy_of_the_requests() {
         let complete = eventually(PATIENCE, || received("requests") - requests == 2020);
         assert!(
             complete,
-            "{} of 2020 requests were copied",
-            received("requests") - requests
+            "{} of 2020 requests were copied: {}",
+            received("requests") - requests,
+            scene.ana.kvpn("list -o json")
         );
         assert_eq!(
             received("bytes") - bytes,
