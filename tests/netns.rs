@@ -6,12 +6,16 @@
     reason = "the tests' own tools panic with the test"
 )]
 
+#[path = "netns/names.rs"]
+mod names;
 #[path = "support/netns.rs"]
 mod netns;
 #[path = "support/netns_cluster.rs"]
 mod netns_cluster;
 #[path = "support/netns_dns.rs"]
 mod netns_dns;
+#[path = "support/netns_names.rs"]
+mod netns_names;
 #[expect(
     dead_code,
     reason = "of the simulator only cores, links and servers are used here"
@@ -191,25 +195,6 @@ fn plain_resolv_conf_leads_to_the_stub_and_comes_back_byte_for_byte() {
             "{kind}: undone before the answer to release"
         );
     }
-}
-
-#[test]
-fn what_another_program_wrote_meanwhile_stays_and_is_said() {
-    let sandbox = Sandbox::start("others", &[]);
-    let mut agent = Agent::start(&sandbox);
-    agent.configure(&session());
-    sandbox
-        .shell("echo 'nameserver 203.0.113.9' >/run/new && cp /run/new /etc/resolv.conf")
-        .ok();
-    let released = agent.ask(json!({"request": "release"}));
-    let notes = texts(&released, "notes");
-    assert!(
-        notes.contains("/etc/resolv.conf was changed by another program"),
-        "{notes}"
-    );
-    sandbox
-        .shell("cmp /run/new /etc/resolv.conf && [ -z \"$(ls -A /var/lib/kvpn)\" ]")
-        .ok();
 }
 
 #[test]

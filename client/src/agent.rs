@@ -220,12 +220,13 @@ impl Agent {
     ) -> (Result<Option<String>, Failure>, Option<HelperConnection>) {
         let driver = standing.driver.clone();
         let (peer_tx, peer_rx) = watch::channel(Peer::new(&standing.gateway, &standing.keys.grant));
-        let changed = Arc::new(Notify::new());
+        let (changed, moved) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let changes = tokio::spawn(changes::watch(
             standing.driver.clone(),
-            Arc::clone(&changed),
+            vec![Arc::clone(&changed), Arc::clone(&moved)],
         ));
         let (wish_tx, wish_rx) = watch::channel(standing.wish.clone());
+        let upstream_rx = standing.upstream_tx.subscribe();
         let stop = CancellationToken::new();
         let network = Network {
             helper,
@@ -235,6 +236,9 @@ impl Agent {
             wish_rx,
             standing: standing.wish,
             outside: standing.outside,
+            changed: moved,
+            upstream_tx: standing.upstream_tx,
+            domain: standing.names.domain.clone(),
             host: standing.host,
         };
         let network = tokio::spawn(network.serve(stop.clone()));
@@ -255,6 +259,7 @@ impl Agent {
                 wish_tx,
                 names: standing.names,
                 resolvers: standing.resolvers,
+                upstream_rx,
             }),
         };
         let keeper = tokio::spawn(keeper.keep());

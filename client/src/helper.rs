@@ -21,7 +21,9 @@ mod exceptions;
 mod installed;
 mod journal;
 pub(crate) mod listen;
+mod network;
 mod own;
+mod patience;
 pub(crate) mod protocol;
 mod server;
 mod spawn;
@@ -31,7 +33,7 @@ pub(crate) use connection::{Changed, Configured, HelperConnection};
 use exceptions::Exceptions;
 pub(crate) use installed::{Installed, ask as ask_installed};
 pub(crate) use own::{OwnHelper, spawn_own};
-pub(crate) use protocol::{DnsBackend, DnsConfig, NetworkConfig};
+pub(crate) use protocol::{DnsBackend, DnsConfig, NetworkConfig, News};
 use server::Place;
 pub(crate) use spawn::{Escalation, spawn};
 

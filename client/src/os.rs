@@ -9,7 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 
 use anyhow::Result;
-use futures::future::LocalBoxFuture;
+use futures::FutureExt as _;
+use futures::future::{LocalBoxFuture, pending};
 use ipnetwork::IpNetwork;
 use kvpn_io::tun::TunOffload;
 use serde::{Deserialize, Serialize};
@@ -155,7 +156,7 @@ pub(crate) trait Dns {
     fn backend(&self) -> &'static str;
     /// Whether only the cluster's names reach the stub.
     fn splits(&self) -> bool;
-    /// The servers that the machine asked before.
+    /// The servers that the machine would ask without us.
     fn upstreams(&self) -> Vec<SocketAddr>;
     /// Sets or replaces. What is needed to undo it after a crash is given to `record` before anything changes.
     /// Returns what the user should know.
@@ -164,6 +165,16 @@ pub(crate) trait Dns {
         dns: &'a DnsConfig,
         record: Record<'a>,
     ) -> LocalBoxFuture<'a, Result<Vec<String>>>;
+    /// Waits until what was set may no longer stand: another program wrote where it is, the resolver was started again. Never
+    /// ends where that cannot be seen. May be cancelled.
+    fn disturbed(&mut self) -> LocalBoxFuture<'_, ()> {
+        pending().boxed_local()
+    }
+    /// Looks whether what was set last still stands, and sets it again if not; what others made of it meanwhile is what
+    /// [`Self::upstreams`] and [`Self::revert`] go by from then on. Whether it had to.
+    fn mend<'a>(&'a mut self, _: Record<'a>) -> LocalBoxFuture<'a, Result<bool>> {
+        async { Ok(false) }.boxed_local()
+    }
     /// Puts back what was before the first `set`. Returns what the user should know.
     fn revert(&mut self) -> LocalBoxFuture<'_, Result<Vec<String>>>;
 }

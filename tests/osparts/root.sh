@@ -1,6 +1,6 @@
 #!/bin/bash
 # root.sh: prints the folder of a small Debian that holds the real parts the tests run (systemd-resolved,
-# D-Bus, polkit, dnsmasq, dig, nss-resolve). Built once, kept in the user's cache, keyed by this file's content.
+# D-Bus, polkit, dnsmasq, dig, nss-resolve, NetworkManager). Built once, kept in the user's cache, keyed by this file's content.
 # Must not change anything of the machine: debootstrap is unpacked from its package, not installed.
 set -euo pipefail
 suite=bookworm
@@ -39,11 +39,16 @@ if [ -z "$bootstrap" ]; then
     bootstrap=$work/debootstrap/usr/sbin/debootstrap
     export DEBOOTSTRAP_DIR=$work/debootstrap/usr/share/debootstrap
 fi
-"$bootstrap" --variant=minbase --include="$packages" "$suite" "$work/root" "$mirror" >"$work/log" 2>&1 9>&- ||
+"$bootstrap" --variant=minbase --include="$packages,network-manager" "$suite" "$work/root" "$mirror" >"$work/log" 2>&1 9>&- ||
     { say "debootstrap failed, the end of $work/log:"; tail -n 20 "$work/log" >&2; exit 1; }
 
 rm -rf "$work"/root/var/cache/apt/*.bin "$work"/root/var/cache/apt/archives/*.deb "$work"/root/var/lib/apt/lists/* \
     "$work"/root/usr/share/doc "$work"/root/usr/share/man "$work"/root/usr/share/locale
+# Two packages that cannot be installed beside systemd-resolved, unpacked: box.sh lays one of them over the machine's programs.
+for package in openresolv resolvconf; do
+    (cd "$work/get" && apt-get -qq download "$package") >>"$work/log" 2>&1 9>&- || { say "cannot fetch $package: see $work/log"; exit 1; }
+    dpkg-deb -x "$work/get/$package"_*.deb "$work/root/opt/$package"
+done
 touch "$work/root/.complete"
 rm -rf --one-file-system "$root"
 mv "$work/root" "$root"

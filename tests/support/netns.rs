@@ -41,11 +41,23 @@ impl Sandbox {
         sandbox
     }
 
-    /// Starts a box with a real systemd-resolved, which asks `10.99.1.53` in the box.
-    pub(crate) fn with_resolved(name: &str) -> Self {
-        let sandbox = Self::start(name, &["--resolved", "--dns", "10.99.1.53"]);
+    /// Starts a box whose names a real program of box.sh's looks after, which asks `10.99.1.53` in the box.
+    pub(crate) fn with_names(name: &str, who: &str) -> Self {
+        let name = format!("{name}-{who}");
+        let sandbox = Self::start(&name, &["--names", who, "--dns", "10.99.1.53"]);
         sandbox.shell(PUBLIC_DNS).ok();
         sandbox
+    }
+
+    /// The same with systemd-resolved.
+    pub(crate) fn with_resolved(name: &str) -> Self {
+        Self::with_names(name, "resolved")
+    }
+
+    /// The box's network.
+    pub(crate) fn network(&self) -> fs::File {
+        let init = fs::read_to_string(format!("/run/kvpn-box/{}/pid", self.name)).unwrap();
+        fs::File::open(format!("/proc/{}/ns/net", init.trim())).unwrap()
     }
 
     pub(crate) fn command(&self, words: &[&str]) -> Command {
@@ -112,13 +124,19 @@ impl Drop for Sandbox {
     }
 }
 
-/// A stand-in for the internet's names, on an address of the box.
+/// A stand-in for the internet's names: two addresses of a network beside the box.
 const PUBLIC_DNS: &str = "
-ip link add up0 type veth peer name up1
-for end in up0 up1; do ip link set $end addrgenmode none; ip link set $end up; done
-ip addr add 10.99.1.53/24 dev up0
-setsid -f chroot $KVPN_BOX_ROOT dnsmasq -k -u root -C /dev/null --no-resolv --no-hosts --pid-file= \\
-  --listen-address=10.99.1.53 --bind-interfaces --address=/example.com/198.51.100.7 --local=/#/ >/run/dnsmasq.log 2>&1 </dev/null
+ip link show up1 >/dev/null 2>&1 || ip link add up0 type veth peer name up1
+ip -o addr show up1 | grep -q 10.99.1.1/ || ip addr add 10.99.1.1/24 dev up1
+ip link set up1 addrgenmode none; ip link set up1 up
+setsid -f unshare --net bash -c '
+  echo $$ >/run/public.pid
+  until ip link show up0 >/dev/null 2>&1; do sleep 0.01; done
+  ip addr add 10.99.1.53/24 dev up0; ip addr add 10.99.1.54/24 dev up0; ip link set up0 up
+  exec chroot $KVPN_BOX_ROOT dnsmasq -k -u root -C /dev/null --no-resolv --no-hosts --pid-file= --bind-interfaces \
+    --listen-address=10.99.1.53,10.99.1.54 --host-record=example.com,198.51.100.7 --local=/#/' >/run/dnsmasq.log 2>&1 </dev/null
+until [ -s /run/public.pid ]; do sleep 0.01; done
+ip link set up0 netns $(cat /run/public.pid)
 for i in $(seq 100); do
   chroot $KVPN_BOX_ROOT dig +short +time=1 +tries=1 @10.99.1.53 example.com | grep -q 198.51.100.7 && exit 0
 done
@@ -129,7 +147,7 @@ const TRACES: &str = "
 ip -o link | cut -d: -f2; ip -o addr | awk '{print $2, $4}'
 for f in -4 -6; do ip $f route show table all; ip $f rule; done
 stat -c '%N %A %u %g' /etc/resolv.conf; cat /etc/resolv.conf; ls -A /etc | grep kvpn; ls -A /var/lib/kvpn
-[ ! -d $KVPN_BOX_ROOT/usr ] || for w in dns domain default-route; do chroot $KVPN_BOX_ROOT resolvectl $w | grep ^Link; done
+[ -z \"$(pidof systemd-resolved)\" ] || for w in dns domain default-route; do chroot $KVPN_BOX_ROOT resolvectl $w | grep ^Link; done
 ps -eo args= | grep '[k]vpn helper' || true
 ";
 
@@ -164,6 +182,8 @@ pub(crate) struct Agent {
     pub(crate) hello: Value,
     /// The TUN, once configured.
     pub(crate) tun: Option<OwnedFd>,
+    /// What the helper said unasked while an answer was waited for.
+    news: VecDeque<Value>,
 }
 
 impl Agent {
@@ -194,6 +214,7 @@ impl Agent {
             helper_outside: Pid::INIT,
             hello: Value::Null,
             tun: None,
+            news: VecDeque::new(),
         };
         agent.socket.set_read_timeout(Some(ANSWER_LIMIT)).unwrap();
         agent.hello = agent.receive().expect("the helper greets");
@@ -226,7 +247,13 @@ impl Agent {
     #[track_caller]
     pub(crate) fn ask(&mut self, request: Value) -> Value {
         self.send(request);
-        let answer = self.receive().expect("the helper answers");
+        let answer = loop {
+            let answer = self.receive().expect("the helper answers");
+            if answer["answer"] != "news" {
+                break answer;
+            }
+            self.news.push_back(answer);
+        };
         assert_eq!(answer["id"], json!(self.last_id), "{answer}");
         self.tun = self.descriptors.pop_front().or_else(|| self.tun.take());
         answer
@@ -239,6 +266,15 @@ impl Agent {
         assert_eq!(answer["answer"], "configured", "{answer}");
         assert!(self.tun.is_some(), "the TUN came with the answer");
         answer
+    }
+
+    /// What the helper says next unasked.
+    #[track_caller]
+    pub(crate) fn news(&mut self) -> Value {
+        let news = self.news.pop_front();
+        let news = news.unwrap_or_else(|| self.receive().expect("the helper lives"));
+        assert_eq!(news["answer"], "news", "{news}");
+        news
     }
 
     /// The next line; `None` when the helper is gone.

@@ -21,8 +21,8 @@ const LOOK: Duration = Duration::from_secs(2);
 /// A sleep that leaves connections as they were.
 const NAP: Duration = Duration::from_secs(1);
 
-/// Tells driver and keeper of changes until it is cancelled.
-pub(crate) async fn watch(driver: Handle, changed: Arc<Notify>) {
+/// Tells the driver, and whoever else wants to know, of changes until it is cancelled.
+pub(crate) async fn watch(driver: Handle, changed: Vec<Arc<Notify>>) {
     let mut watch = match Watch::begin().await {
         Ok(watch) => watch,
         Err(error) => {
@@ -36,7 +36,9 @@ pub(crate) async fn watch(driver: Handle, changed: Arc<Notify>) {
     while let Some(why) = watch.next().await {
         tracing::info!(why, "every carrier is tried again");
         driver.tell(Command::NetworkChanged).await;
-        changed.notify_one();
+        for changed in &changed {
+            changed.notify_one();
+        }
     }
 }
 

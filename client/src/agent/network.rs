@@ -2,20 +2,21 @@
 //! gateway and cluster change; and the news that the helper is gone.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 use kvpn_client_core::{Mapping, Netmap};
 use kvpn_wire::range;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::board::{Board, End};
+use crate::agent::check;
 use crate::agent::driver::{Command, Handle, HostRoutes};
 use crate::agent::guests::Host;
 use crate::agent::report::VirtualRange;
-use crate::helper::{Changed, DnsConfig, HelperConnection};
+use crate::helper::{Changed, DnsConfig, HelperConnection, News};
 
 /// Host routes that one session may collect: each is a line in the machine's routing table.
 const MAX_HOST_ROUTES: usize = 4096;
@@ -48,6 +49,21 @@ pub(crate) struct Network {
     pub(crate) outside: Vec<IpNetwork>,
     /// The session that has /etc/resolv.conf, if another one has.
     pub(crate) host: Option<Host>,
+    /// The machine's network changed, or it slept.
+    pub(crate) changed: Arc<Notify>,
+    /// this task --the resolvers that the machine would ask without the session--> those who ask them
+    pub(crate) upstream_tx: watch::Sender<Vec<SocketAddr>>,
+    /// The cluster's domain.
+    pub(crate) domain: String,
+}
+
+/// Names were set again: tries them as programs do.
+async fn say_if_names_fail(domain: String, board: Arc<Board>) {
+    if let Err(error) = check::system(&domain).await {
+        board.note(format!(
+            "another program overwrote this machine's names; kvpn set them again, but {error:#}"
+        ));
+    }
 }
 
 impl Network {
@@ -58,15 +74,39 @@ impl Network {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return self.helper,
-                () = self.helper.closed() => {
-                    let why = "the helper, which holds the TUN, routes and names, has died; if names fail now, run `kvpn disconnect`";
-                    self.board.end(End::Trouble(why.to_owned()));
-                    return self.helper;
-                }
+                news = self.helper.news() => match news {
+                    Some(news) => self.heard(news),
+                    None => {
+                        let why = "the helper, which holds the TUN, routes and names, has died; if names fail now, run `kvpn disconnect`";
+                        self.board.end(End::Trouble(why.to_owned()));
+                        return self.helper;
+                    }
+                },
                 Some(wanted) = self.route_rx.recv() => self.add_hosts(wanted, &mut hosts).await,
                 Ok(()) = self.wish_rx.changed() => self.follow().await,
+                () = self.changed.notified() => self.set_names_again().await,
                 () = gone(self.host.as_mut()) => self.without_host(),
             }
+        }
+    }
+
+    /// Something else than this session changed the machine's names.
+    fn heard(&self, news: News) {
+        let News {
+            upstreams,
+            again,
+            notes,
+        } = news;
+        for note in notes {
+            self.board.note(note);
+        }
+        self.upstream_tx.send_replace(upstreams);
+        if again {
+            tracing::info!("something overwrote the session's names; they were set again");
+            tokio::spawn(say_if_names_fail(
+                self.domain.clone(),
+                Arc::clone(&self.board),
+            ));
         }
     }
 
@@ -183,6 +223,13 @@ impl Network {
                 "the session {}, which had /etc/resolv.conf and passed this one's names on, has ended: they resolve again after `kvpn disconnect` and `kvpn connect` of this session",
                 host.session
             ));
+        }
+    }
+
+    /// Who wakes or moves may find that others wrote its names meanwhile, and gave up or not.
+    async fn set_names_again(&mut self) {
+        if let Err(error) = self.tell_names(self.standing.dns.clone()).await {
+            tracing::info!(error = format!("{error:#}"), "names are not set again");
         }
     }
 

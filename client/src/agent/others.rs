@@ -86,7 +86,7 @@ pub(crate) async fn holder_of_resolv_conf(
     let others = reports(places, own).await.ok()?;
     let mut holders = others.into_iter().filter(|other| {
         let network = other.network.as_ref();
-        network.is_some_and(|network| network.dns_backend == "resolv.conf")
+        network.is_some_and(|network| matches!(&*network.dns_backend, "resolv.conf" | "openresolv"))
     });
     holders.next().map(|other| other.name)
 }

@@ -82,7 +82,7 @@ impl Stack {
             routing: None,
         };
         let mut tasks = JoinSet::new();
-        tasks.spawn(changes::watch(driver.clone(), changed));
+        tasks.spawn(changes::watch(driver.clone(), vec![changed]));
         tasks.spawn(keeper.keep());
         Ok(Self {
             driver,

@@ -11,7 +11,7 @@ use ipnetwork::IpNetwork;
 use kvpn_client_core::{Config, Names, tunnel_mtu};
 use kvpn_k8s::{Cluster, Discovery, GatewayPod, Purpose};
 use kvpn_wire::control::SessionGrant;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::agent::board::Board;
 use crate::agent::check::{self, PublicName};
@@ -59,6 +59,8 @@ pub(crate) struct Standing {
     pub(crate) wish: Wish,
     /// The resolvers that the machine asked before.
     pub(crate) resolvers: Vec<IpAddr>,
+    /// Whoever hears that the machine asks others --> those who ask them
+    pub(crate) upstream_tx: watch::Sender<Vec<SocketAddr>>,
     /// Addresses at which the gateway may answer UDP.
     pub(crate) udp_candidates: Vec<SocketAddr>,
     /// What stays outside the tunnel even if a name has such an address.
@@ -120,8 +122,9 @@ impl Startup<'_> {
             ..opening.config(&keys, &udp_candidates, &names)
         };
         let (driver, news) = opening.drive(config);
+        let (upstream_tx, upstream_rx) = watch::channel(configured.upstreams);
         let guests = self.board.guests.clone();
-        let upstream = Upstream::new(&configured.upstreams, guests);
+        let upstream = Upstream::new(upstream_rx, guests);
         tokio::spawn(upstream.serve(news.question_rx, driver.clone()));
         driver
             .tell(Command::Tun(configured.tun, configured.offload))
@@ -150,6 +153,7 @@ impl Startup<'_> {
             names,
             wish,
             resolvers: laptop.resolvers,
+            upstream_tx,
             udp_candidates,
             outside,
             host,

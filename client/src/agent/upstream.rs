@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::agent::driver::{Command, Handle, Question};
 use crate::agent::guests::Guests;
@@ -22,10 +22,11 @@ const MAX_QUESTIONS: usize = 256;
 /// The longest answer over UDP: EDNS(0) lets programs ask for up to 64 KiB, nobody sends more than this.
 const MAX_DATAGRAM: usize = 8192;
 
-/// The machine's former resolvers, and guests. Cheap to clone.
+/// The resolvers that the machine would ask without kvpn, and guests. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Upstream {
-    servers: Arc<[SocketAddr]>,
+    /// whoever hears of others --resolvers in the order in which the machine asks them--> here
+    server_rx: watch::Receiver<Vec<SocketAddr>>,
     guests: Guests,
     /// For one resolver.
     limit: Duration,
@@ -33,10 +34,10 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
-    /// Resolvers in the order in which the machine asked them.
-    pub(crate) fn new(servers: &[SocketAddr], guests: Guests) -> Self {
+    /// Asks those that the channel has at the time.
+    pub(crate) fn new(server_rx: watch::Receiver<Vec<SocketAddr>>, guests: Guests) -> Self {
         Self {
-            servers: servers.into(),
+            server_rx,
             guests,
             limit: SERVER_LIMIT,
             places: Arc::new(Semaphore::new(MAX_QUESTIONS)),
@@ -58,12 +59,13 @@ impl Upstream {
     pub(crate) async fn ask(&self, query: &[u8], tcp: bool) -> Option<Vec<u8>> {
         let _place = self.places.try_acquire().ok()?;
         let guests = self.guests.servers(query);
-        for server in guests.as_deref().unwrap_or(&self.servers) {
+        let servers = guests.unwrap_or_else(|| self.server_rx.borrow().clone());
+        for server in servers {
             let answer = async {
                 if tcp {
-                    over_tcp(*server, query).await
+                    over_tcp(server, query).await
                 } else {
-                    over_udp(*server, query).await
+                    over_udp(server, query).await
                 }
             };
             match tokio::time::timeout(self.limit, answer).await {
@@ -142,23 +144,23 @@ mod tests {
 
     #[tokio::test]
     async fn the_answer_with_the_right_id_is_taken() {
-        let upstream = Upstream::new(&[resolver(true).await], Guests::default());
+        let server_rx = watch::channel(vec![resolver(true).await]).1;
+        let upstream = Upstream::new(server_rx, Guests::default());
         let answer = upstream.ask(QUERY, false).await.unwrap();
         assert_eq!(answer[..3], [7, 7, 0x81]);
     }
 
     #[tokio::test]
     async fn a_silent_resolver_is_passed_over() {
-        let servers = [resolver(false).await, resolver(true).await];
-        let upstream = Upstream {
+        let (server_tx, server_rx) =
+            watch::channel(vec![resolver(false).await, resolver(true).await]);
+        let mut upstream = Upstream {
             limit: Duration::from_millis(100),
-            ..Upstream::new(&servers, Guests::default())
+            ..Upstream::new(server_rx, Guests::default())
         };
         assert!(upstream.ask(QUERY, false).await.is_some());
-        let upstream = Upstream {
-            limit: Duration::from_millis(10),
-            ..Upstream::new(&servers[..1], Guests::default())
-        };
+        server_tx.send_modify(|servers| servers.truncate(1));
+        upstream.limit = Duration::from_millis(10);
         assert_eq!(upstream.ask(QUERY, false).await, None);
     }
 }

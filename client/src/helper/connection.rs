@@ -1,9 +1,10 @@
 //! The agent's end of the connection to the helper. Its lease: when it is dropped, or the agent dies, the helper
-//! undoes everything; when the helper dies, [`HelperConnection::closed`] resolves and the agent has to end (the TUN
+//! undoes everything; when the helper dies, [`HelperConnection::news`] says so and the agent has to end (the TUN
 //! is open in the agent too, and would outlive the helper).
 //!
 //! Must not decide what to configure, nor retry.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use kvpn_io::tun::TunOffload;
 use tokio::time::timeout;
 
 use super::channel::Channel;
-use super::protocol::{Answer, DnsConfig, Hello, NetworkConfig, Numbered, Request, VERSION};
+use super::protocol::{Answer, DnsConfig, Hello, NetworkConfig, News, Numbered, Request, VERSION};
 use crate::os::Taken;
 
 /// The helper must greet within this time; what an earlier one left may have to be undone first.
@@ -27,6 +28,8 @@ pub(crate) struct HelperConnection {
     channel: Channel,
     last_id: u64,
     hello: Option<Hello>,
+    /// What was told while an answer was waited for.
+    news: VecDeque<News>,
 }
 
 /// A network that stands: what the agent needs to serve it.
@@ -37,7 +40,7 @@ pub(crate) struct Configured {
     pub(crate) offload: TunOffload,
     /// The interface's name.
     pub(crate) name: String,
-    /// `systemd-resolved`, `resolv.conf` or `none`.
+    /// `systemd-resolved`, `openresolv`, `resolv.conf` or `none`.
     pub(crate) dns_backend: String,
     /// The machine's own resolvers, saved before the change: for names that are not the cluster's.
     pub(crate) upstreams: Vec<SocketAddr>,
@@ -66,6 +69,7 @@ impl HelperConnection {
             channel,
             last_id: 0,
             hello: None,
+            news: VecDeque::new(),
         })
     }
 
@@ -147,18 +151,28 @@ impl HelperConnection {
         self.change(Request::Release).await
     }
 
-    /// Resolves when the helper is gone. May be cancelled.
-    pub(crate) async fn closed(&mut self) {
-        // A line here answers a request whose caller went away.
-        while let Ok(Some(_)) = self.channel.receive().await {
-            drop(self.channel.take_descriptor());
+    /// What became of the machine's names meanwhile; `None` when the helper is gone. May be cancelled.
+    pub(crate) async fn news(&mut self) -> Option<News> {
+        loop {
+            if let Some(news) = self.news.pop_front() {
+                return Some(news);
+            }
+            let line = self.channel.receive().await.ok()??;
+            match serde_json::from_slice(&line) {
+                Ok(Numbered {
+                    body: Answer::News(news),
+                    ..
+                }) => return Some(news),
+                // It answers a request whose caller went away.
+                Ok(_) | Err(_) => drop(self.channel.take_descriptor()),
+            }
         }
     }
 
     async fn change(&mut self, request: Request) -> anyhow::Result<Changed> {
         match self.request(request).await? {
             Answer::Done { refused, notes } => Ok(Changed { refused, notes }),
-            Answer::Hello(_) | Answer::Configured(_) | Answer::Failed { .. } => {
+            Answer::Hello(_) | Answer::Configured(_) | Answer::News(_) | Answer::Failed { .. } => {
                 bail!("the helper gave an answer to another question")
             }
         }
@@ -183,7 +197,10 @@ impl HelperConnection {
         {
             Answer::Failed { error, taken: true } => bail!(Taken(error)),
             Answer::Failed { error, .. } => bail!(error),
-            answer @ (Answer::Hello(_) | Answer::Configured(_) | Answer::Done { .. }) => Ok(answer),
+            answer @ (Answer::Hello(_)
+            | Answer::Configured(_)
+            | Answer::News(_)
+            | Answer::Done { .. }) => Ok(answer),
         }
     }
 
@@ -198,11 +215,15 @@ impl HelperConnection {
                 line.context("the helper ended (see its message above, or the system's journal)")?;
             let answer: Numbered<Answer> = serde_json::from_slice(&line)
                 .context("the helper said something that is not in the protocol")?;
-            if answer.id == id {
-                return Ok(answer.body);
+            match answer {
+                Numbered {
+                    body: Answer::News(news),
+                    ..
+                } => self.news.push_back(news),
+                answer if answer.id == id => return Ok(answer.body),
+                // Answers a request whose caller went away.
+                _ => drop(self.channel.take_descriptor()),
             }
-            // Answers a request whose caller went away.
-            drop(self.channel.take_descriptor());
         }
     }
 }

@@ -80,7 +80,8 @@ fn judge(stream: UnixStream, line: &[u8]) -> (Installed, bool) {
             (Installed::Given(stream.into()), false)
         }
         Ok(Answer::Failed { error, taken }) => (Installed::Refused(error), taken),
-        Ok(Answer::Hello(_) | Answer::Configured(_) | Answer::Done { .. }) | Err(_) => {
+        Ok(Answer::Hello(_) | Answer::Configured(_) | Answer::News(_) | Answer::Done { .. })
+        | Err(_) => {
             let why = "the installed helper is of another version: `sudo kvpn service install` brings it up to date";
             (Installed::Refused(why.to_owned()), false)
         }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use crate::os::DnsConfig;
 
 /// The version both ends must have.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 /// Longest line either end accepts, in bytes. Some 10,000 routes fit.
 pub(crate) const MAX_LINE: usize = 256 * 1024;
 /// Most routes one session may have at a time.
@@ -56,7 +56,7 @@ pub(crate) enum DnsBackend {
     ResolvConf,
 }
 
-/// A request or an answer with the number that pairs them; the helper's greeting has number 0.
+/// A request or an answer with the number that pairs them; what the helper says unasked has number 0.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Numbered<T> {
     /// Chosen by the agent, from 1 upwards.
@@ -108,6 +108,8 @@ pub(crate) enum Answer {
         /// What the user should know, one text each.
         notes: Vec<String>,
     },
+    /// Sent unasked, with number 0, when something else than a request changed the machine's names.
+    News(News),
     /// The request failed and changed nothing.
     Failed {
         /// What failed, on what, what to check.
@@ -128,6 +130,18 @@ pub(crate) struct Hello {
     pub(crate) undone: Vec<String>,
 }
 
+/// What became of the machine's names without a request.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct News {
+    /// Where the machine's own resolver would ask now, as in [`Settled`].
+    pub(crate) upstreams: Vec<SocketAddr>,
+    /// Whether the session's names had to be set again.
+    pub(crate) again: bool,
+    /// What the user should know, one text each.
+    pub(crate) notes: Vec<String>,
+}
+
 /// What `configure` led to.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -137,7 +151,7 @@ pub(crate) struct Settled {
     /// How packets stand in the TUN's reads and writes.
     #[serde(default)]
     pub(crate) offload: TunOffload,
-    /// `systemd-resolved`, `resolv.conf` or `none`.
+    /// `systemd-resolved`, `openresolv`, `resolv.conf` or `none`.
     pub(crate) dns_backend: String,
     /// Where the machine's own resolver would have asked: for names that are not the cluster's.
     pub(crate) upstreams: Vec<SocketAddr>,

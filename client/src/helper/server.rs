@@ -2,6 +2,7 @@
 //!
 //! Must not judge values ([`super::validate`]) nor know backends ([`crate::os`]).
 
+use std::future::pending;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -17,13 +18,15 @@ use tokio::time::timeout;
 use super::channel::Channel;
 use super::exceptions::Exceptions;
 use super::journal::{self, Journal};
+use super::network::Network;
+use super::patience::Patience;
 use super::protocol::{
-    Answer, DnsBackend, DnsConfig, Hello, MAX_ROUTES, NetworkConfig, Numbered, Request, Settled,
-    VERSION,
+    Answer, DnsBackend, DnsConfig, Hello, MAX_ROUTES, NetworkConfig, News, Numbered, Request,
+    Settled, VERSION,
 };
 use super::validate::{self, Surroundings};
 use crate::os::platform::{self, INTERFACE, SystemRoutes, SystemTun, Unshared};
-use crate::os::{Dns, Record, Routes, Snapshot, Taken, Tun, TunError};
+use crate::os::{Record, Routes, Snapshot, Taken, Tun, TunError};
 
 /// An agent that does not read its answers for so long is taken for dead.
 const SEND_LIMIT: Duration = Duration::from_secs(2);
@@ -99,23 +102,10 @@ struct Server {
     network: Option<Network>,
 }
 
-/// What stands, and what undoes it.
-struct Network {
-    link: u32,
-    name: String,
-    addresses: Vec<IpNetwork>,
-    routes: Vec<IpNetwork>,
-    /// The machine's DNS servers before the change.
-    resolvers: Vec<IpAddr>,
-    dns: Option<Box<dyn Dns>>,
-    journal: Journal,
-}
-
-impl Network {
-    fn has_family(&self, range: IpNetwork) -> bool {
-        self.addresses
-            .iter()
-            .any(|address| address.is_ipv4() == range.is_ipv4())
+async fn disturbed(network: &mut Option<Network>) {
+    match network {
+        Some(network) => network.disturbed().await,
+        None => pending().await,
     }
 }
 
@@ -148,6 +138,10 @@ impl Server {
             let line = tokio::select! {
                 line = self.channel.receive() => line?,
                 _ = termination.recv() => None,
+                () = disturbed(&mut self.network) => {
+                    self.mend().await?;
+                    continue;
+                }
             };
             let Some(line) = line else {
                 return Ok(None);
@@ -159,6 +153,13 @@ impl Server {
             }
             let (answer, tun) = self.handle(body).await;
             self.answer(id, answer, tun).await?;
+        }
+    }
+
+    async fn mend(&mut self) -> Result<()> {
+        match standing(&mut self.network)?.mend().await {
+            Some(news) => self.answer(0, Answer::News(news), None).await,
+            None => Ok(()),
         }
     }
 
@@ -363,10 +364,21 @@ impl Server {
         let Some(backend) = &mut network.dns else {
             bail!("this session was configured without DNS");
         };
+        network.patience = Patience::default();
         let journal = &mut network.journal;
+        let before = backend.upstreams();
         let notes = backend
             .set(&dns, Record(&mut |undo| journal.record_dns(undo)))
             .await?;
+        let upstreams = network.upstreams();
+        if upstreams != before {
+            let news = News {
+                upstreams,
+                again: false,
+                notes: Vec::new(),
+            };
+            self.answer(0, Answer::News(news), None).await?;
+        }
         Ok(Outcome { refused, notes })
     }
 
@@ -421,6 +433,7 @@ fn open_tun(
                 routes: Vec::new(),
                 resolvers: Vec::new(),
                 dns: None,
+                patience: Patience::default(),
                 journal,
             };
             network.journal.record_interface(tun.name(), link)?;

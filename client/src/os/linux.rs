@@ -1,4 +1,4 @@
-//! Linux: `/dev/net/tun`, netlink, systemd-resolved or `/etc/resolv.conf`.
+//! Linux: `/dev/net/tun`, netlink, systemd-resolved, openresolv or `/etc/resolv.conf`.
 //!
 //! Must not hold a change itself: only picks among the backends and names what they share.
 
@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::{Dns, durable};
 use crate::helper::protocol::DnsBackend;
 
+mod inotify;
 pub(crate) mod login;
+mod openresolv;
 mod process;
 mod resolv_conf;
 mod resolved;
@@ -48,6 +50,8 @@ const RESOLVED_UPSTREAMS: &str = "/run/systemd/resolve/resolv.conf";
 pub(crate) enum DnsUndo {
     /// The file before kvpn wrote it.
     ResolvConf(resolv_conf::Saved),
+    /// The name of kvpn's record in openresolv.
+    Openresolv(String),
 }
 
 impl DnsUndo {
@@ -55,6 +59,7 @@ impl DnsUndo {
     pub(crate) fn undo(&self) -> Result<Vec<String>> {
         match self {
             Self::ResolvConf(saved) => saved.restore(),
+            Self::Openresolv(record) => openresolv::remove(record).map(|()| Vec::new()),
         }
     }
 }
@@ -75,6 +80,10 @@ pub(crate) fn may_administer() -> bool {
 
 /// Picks how names are split, for the interface with this index. `session` names what is kept for a crash.
 ///
+/// systemd-resolved where programs ask it; openresolv where the file is its work; else the file itself, whoever writes it
+/// (NetworkManager with its dnsmasq or without, Debian's resolvconf, DHCP clients, WSL, a container's runtime): it is
+/// watched, and what they write is followed.
+///
 /// # Errors
 /// The asked one is not there, or another session holds `/etc/resolv.conf`.
 pub(crate) async fn open_dns(
@@ -94,6 +103,11 @@ pub(crate) async fn open_dns(
     if let Some(resolved) = resolved {
         return Ok(Box::new(resolved));
     }
+    if choice == DnsBackend::Auto
+        && let Some(openresolv) = openresolv::Openresolv::find(link)?
+    {
+        return Ok(Box::new(openresolv));
+    }
     Ok(Box::new(resolv_conf::ResolvConf::open(
         PathBuf::from(RESOLV_CONF),
         state,
@@ -101,10 +115,12 @@ pub(crate) async fn open_dns(
     )?))
 }
 
-/// How names would be split if nobody chose: the backend's name in `kvpn status`. Looks at files only.
+/// How names would be split if nobody chose: the backend's name in `kvpn status`. Changes nothing.
 pub(crate) fn likely_dns_backend() -> &'static str {
     if resolved_is_used() {
         "systemd-resolved"
+    } else if openresolv::wrote(&std::fs::read(RESOLV_CONF).unwrap_or_default()) {
+        "openresolv"
     } else {
         "resolv.conf"
     }
@@ -152,7 +168,7 @@ pub(crate) fn resolver_addresses() -> Vec<IpAddr> {
 
 /// What a crash left of DNS settings, as far as anyone can see it: text for the user.
 pub(crate) fn visible_leftovers() -> Option<String> {
-    resolv_conf::orphaned(Path::new(RESOLV_CONF))
+    resolv_conf::orphaned(Path::new(RESOLV_CONF)).or_else(openresolv::orphaned)
 }
 
 #[cfg(test)]

@@ -31,6 +31,8 @@ pub(crate) struct Routing {
     pub(crate) names: Names,
     /// The resolvers that the machine asked before.
     pub(crate) resolvers: Vec<IpAddr>,
+    /// the network task --those that it would ask now--> keeper
+    pub(crate) upstream_rx: watch::Receiver<Vec<SocketAddr>>,
 }
 
 impl Keeper {
@@ -75,6 +77,9 @@ impl Keeper {
         };
         // Those from before kvpn's own change of resolv.conf, and those that came since.
         machine.resolvers.extend(&routing.resolvers);
+        let upstreams = routing.upstream_rx.borrow().clone();
+        let beyond = upstreams.iter().map(SocketAddr::ip);
+        (machine.resolvers).extend(beyond.filter(|address| !address.is_loopback()));
         let discovery = self
             .cluster
             .discover(self.cluster.namespace(), &self.gateway);

@@ -79,6 +79,7 @@ impl Rig {
                 wish_tx: watch::Sender::new(wish),
                 names,
                 resolvers: Vec::new(),
+                upstream_rx: watch::Sender::new(Vec::new()).subscribe(),
             }),
         };
         let tasks = vec![

@@ -112,11 +112,12 @@ impl Process {
     }
 }
 
+/// Has the runtime tell when a descriptor can be read.
 #[expect(
     unsafe_code,
     reason = "tokio marks watching any descriptor unsafe, for those that are not owned"
 )]
-fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(super) fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` stays the same open descriptor until it is dropped, and `AsyncFd` drops it last.
     Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
 }

@@ -4,17 +4,22 @@
 //! The file before is kept durably before it is touched, and comes back byte for byte. A regular file is written in
 //! place: it keeps its inode, owner, mode and label, and a bind mount (containers, `ip netns exec`) is no special
 //! case. A symbolic link is replaced by a file and comes back as the link; what it points to belongs to someone else
-//! and is never written, unless something is mounted there. Must not overwrite what others wrote after us.
+//! and is never written, unless something is mounted there.
+//!
+//! What another program writes there meanwhile becomes the file before, and ours is written again ([`Dns::mend`]). So
+//! nothing of others is ever lost, whoever wrote last. A link's target that changes is followed.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use futures::FutureExt;
-use futures::future::LocalBoxFuture;
+use futures::future::{LocalBoxFuture, pending};
+use kvpn_wire::range;
 use serde::{Deserialize, Serialize};
 
 use super::durable::{forget, keep, remove};
+use super::inotify::FileChanges;
 use super::process::Process;
 use crate::os::linux::DnsUndo;
 use crate::os::{Dns, DnsConfig, Record, Taken};
@@ -63,7 +68,14 @@ enum Before {
 /// The backend that writes the file.
 pub(super) struct ResolvConf {
     saved: Saved,
+    /// Where the file's content from before is kept.
+    state: PathBuf,
+    /// The file from before.
     content: Vec<u8>,
+    upstreams: Vec<SocketAddr>,
+    /// What was set last.
+    dns: Option<DnsConfig>,
+    changes: Option<FileChanges>,
 }
 
 impl ResolvConf {
@@ -88,19 +100,94 @@ impl ResolvConf {
                 session: session.to_owned(),
                 written: Vec::new(),
             },
+            state: state.to_owned(),
+            upstreams: text::nameservers_or_default(&content),
             content,
+            dns: None,
+            changes: None,
         })
     }
 
-    fn apply(&mut self, dns: &DnsConfig, record: Record<'_>) -> Result<Vec<String>> {
-        if !self.saved.written.is_empty()
-            && !self.saved.is_ours(file::read(&self.saved.path)?.as_deref())
-        {
-            return Ok(vec![
-                self.saved
-                    .changed_by_others("kvpn's change of names was not written"),
-            ]);
+    /// Writes what is to be set, whoever wrote last.
+    fn apply(&mut self, dns: &DnsConfig, record: Record<'_>) -> Result<()> {
+        let current = file::read(&self.saved.path)?;
+        if !self.saved.written.is_empty() && !self.saved.is_ours(current.as_deref()) {
+            self.adopt(current)?;
         }
+        self.write(dns, record)
+    }
+
+    /// What stands there now is another program's: it is what comes back in the end.
+    fn adopt(&mut self, current: Option<Vec<u8>>) -> Result<()> {
+        let path = &self.saved.path;
+        if let Some(other) = current.as_deref().and_then(text::session_of) {
+            bail!(Taken(format!(
+                "{} belongs to the kvpn session of helper {other} now",
+                path.display()
+            )));
+        }
+        // A crash from here to the next record finds nothing to undo, and the file is not ours.
+        if let Before::File { backup, .. } = &self.saved.before {
+            forget(backup)?;
+        }
+        self.saved.before = file::look(path, &self.state, &self.saved.session)?;
+        self.saved.written.clear();
+        self.follow(current.unwrap_or_default());
+        Ok(())
+    }
+
+    /// Takes a newer content for the file from before. Without servers, as while a network comes up, the former ones stay.
+    fn follow(&mut self, content: Vec<u8>) {
+        let mut servers = nameservers(&content);
+        // Programs that begin with what they find there find our stub.
+        servers.retain(|server| !range::is_tunnel(server.ip()));
+        if !servers.is_empty() {
+            self.upstreams = servers;
+        }
+        self.content = content;
+    }
+
+    fn check(&mut self, record: Record<'_>) -> Result<bool> {
+        let Some(dns) = self.dns.clone() else {
+            return Ok(false);
+        };
+        let current = file::read(&self.saved.path)?;
+        if !self.saved.is_ours(current.as_deref()) {
+            tracing::info!(path = %self.saved.path.display(), "another program wrote it: kvpn's names are set again");
+            self.adopt(current)?;
+            self.write(&dns, record)?;
+            return Ok(true);
+        }
+        if let Some(target) = self.saved.link_target()
+            && let Some(content) = file::read(&target)?
+            && content != self.content
+        {
+            self.follow(content);
+            self.write(&dns, record)?;
+        }
+        Ok(false)
+    }
+
+    async fn changed(&mut self) {
+        if self.changes.is_none() {
+            self.changes = FileChanges::open()
+                .inspect_err(|error| tracing::info!(%error, "resolv.conf is not watched"))
+                .ok();
+        }
+        let Some(changes) = &mut self.changes else {
+            return pending().await;
+        };
+        changes.watch_file(&self.saved.path);
+        if let Some(target) = self.saved.link_target() {
+            changes.watch_file(&target);
+        }
+        if let Err(error) = changes.next().await {
+            tracing::warn!(%error, "resolv.conf is no longer watched");
+            pending().await
+        }
+    }
+
+    fn write(&mut self, dns: &DnsConfig, record: Record<'_>) -> Result<()> {
         let text = text::compose(
             dns,
             &self.content,
@@ -117,7 +204,8 @@ impl ResolvConf {
         self.saved.write(&text)?;
         self.saved.written = vec![text];
         (record.0)(&DnsUndo::ResolvConf(self.saved.clone()))?;
-        Ok(Vec::new())
+        self.dns = Some(dns.clone());
+        Ok(())
     }
 }
 
@@ -131,7 +219,7 @@ impl Dns for ResolvConf {
     }
 
     fn upstreams(&self) -> Vec<SocketAddr> {
-        text::nameservers_or_default(&self.content)
+        self.upstreams.clone()
     }
 
     fn set<'a>(
@@ -139,7 +227,15 @@ impl Dns for ResolvConf {
         dns: &'a DnsConfig,
         record: Record<'a>,
     ) -> LocalBoxFuture<'a, Result<Vec<String>>> {
-        async move { self.apply(dns, record) }.boxed_local()
+        async move { self.apply(dns, record).map(|()| Vec::new()) }.boxed_local()
+    }
+
+    fn disturbed(&mut self) -> LocalBoxFuture<'_, ()> {
+        self.changed().boxed_local()
+    }
+
+    fn mend<'a>(&'a mut self, record: Record<'a>) -> LocalBoxFuture<'a, Result<bool>> {
+        async move { self.check(record) }.boxed_local()
     }
 
     fn revert(&mut self) -> LocalBoxFuture<'_, Result<Vec<String>>> {
@@ -230,6 +326,14 @@ impl Saved {
             Before::Link { .. } | Before::Nothing => {
                 file::replace(&self.path, text.as_bytes(), &self.session)
             }
+        }
+    }
+
+    /// Where the link that we replaced leads to.
+    fn link_target(&self) -> Option<PathBuf> {
+        match &self.before {
+            Before::Link { target } => Some(self.path.parent()?.join(target)),
+            Before::File { .. } | Before::Nothing => None,
         }
     }
 

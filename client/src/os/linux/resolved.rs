@@ -1,5 +1,6 @@
 //! Split DNS by systemd-resolved over D-Bus (org.freedesktop.resolve1.Manager): the TUN gets servers, search and
-//! routing domains of its own. They vanish with the TUN, so a crash leaves nothing.
+//! routing domains of its own. They vanish with the TUN, so a crash leaves nothing. A resolved that was started again
+//! gets them again, whatever it remembers.
 //!
 //! Must not touch resolved's global settings or other links.
 
@@ -7,12 +8,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use futures::FutureExt;
-use futures::future::LocalBoxFuture;
+use futures::future::{LocalBoxFuture, pending};
+use futures::{FutureExt, StreamExt};
 use serde::Serialize;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
-use zbus::{Connection, DynamicType, fdo};
+use zbus::message::Type;
+use zbus::{Connection, DynamicType, MatchRule, MessageStream, fdo};
 
 use super::{RESOLVED_UPSTREAMS, resolv_conf};
 use crate::os::{Dns, DnsConfig, Record};
@@ -35,6 +37,10 @@ const AF_INET6: i32 = 10;
 pub(super) struct Resolved {
     bus: Connection,
     link: i32,
+    /// Who has resolved's name on the bus, from now on; `None` where that is not told.
+    owners: Option<MessageStream>,
+    /// What was set last.
+    dns: Option<DnsConfig>,
 }
 
 impl Resolved {
@@ -43,7 +49,13 @@ impl Resolved {
         let link = i32::try_from(link).context("the interface has an impossible index")?;
         let bus = timeout(CALL_LIMIT, Connection::system()).await;
         let bus = bus.context("the system's D-Bus does not answer within 1 s")??;
-        let resolved = Self { bus, link };
+        let owners = timeout(CALL_LIMIT, owners(&bus)).await;
+        let resolved = Self {
+            bus,
+            link,
+            owners: owners.ok().and_then(zbus::Result::ok),
+            dns: None,
+        };
         resolved.call("FlushCaches", &()).await?;
         Ok(resolved)
     }
@@ -65,6 +77,20 @@ impl Resolved {
         self.call("SetLinkDNS", &(link, servers)).await?;
         self.call("SetLinkDomains", &(link, domains(dns))).await?;
         self.call("FlushCaches", &()).await
+    }
+
+    /// Waits until another process than before answers under resolved's name.
+    async fn started_again(&mut self) {
+        if let Some(owners) = &mut self.owners {
+            while let Some(Ok(change)) = owners.next().await {
+                if let Ok((_, _, owner)) = change.body().deserialize::<(&str, &str, &str)>()
+                    && !owner.is_empty()
+                {
+                    return;
+                }
+            }
+        }
+        pending().await
     }
 
     /// Calls a method that returns nothing.
@@ -124,8 +150,24 @@ impl Dns for Resolved {
         _: Record<'a>,
     ) -> LocalBoxFuture<'a, Result<Vec<String>>> {
         async move {
+            self.dns = Some(dns.clone());
             self.apply(dns).await?;
             Ok(Vec::new())
+        }
+        .boxed_local()
+    }
+
+    fn disturbed(&mut self) -> LocalBoxFuture<'_, ()> {
+        self.started_again().boxed_local()
+    }
+
+    fn mend<'a>(&'a mut self, _: Record<'a>) -> LocalBoxFuture<'a, Result<bool>> {
+        async move {
+            let Some(dns) = self.dns.clone() else {
+                return Ok(false);
+            };
+            self.apply(&dns).await?;
+            Ok(true)
         }
         .boxed_local()
     }
@@ -139,6 +181,16 @@ impl Dns for Resolved {
         }
         .boxed_local()
     }
+}
+
+async fn owners(bus: &Connection) -> zbus::Result<MessageStream> {
+    let rule = MatchRule::builder()
+        .msg_type(Type::Signal)
+        .sender("org.freedesktop.DBus")
+        .member("NameOwnerChanged")
+        .arg(0, SERVICE)
+        .build()?;
+    MessageStream::for_match_rule(rule, bus, None).await
 }
 
 fn family_and_bytes(server: &IpAddr) -> (i32, Vec<u8>) {

@@ -56,8 +56,7 @@ impl Machine {
     fn set(&mut self, backend: &mut ResolvConf, dns: &DnsConfig) -> Vec<String> {
         let recorded = &mut self.recorded;
         let mut record = |undo: &DnsUndo| {
-            let DnsUndo::ResolvConf(saved) = undo;
-            recorded.push(saved.clone());
+            recorded.extend(saved(undo));
             Ok(())
         };
         backend
@@ -65,6 +64,16 @@ impl Machine {
             .now_or_never()
             .unwrap()
             .unwrap()
+    }
+
+    fn mend(&mut self, backend: &mut ResolvConf) -> bool {
+        let recorded = &mut self.recorded;
+        let mut record = |undo: &DnsUndo| {
+            recorded.extend(saved(undo));
+            Ok(())
+        };
+        let mended = backend.mend(Record(&mut record)).now_or_never();
+        mended.unwrap().unwrap()
     }
 
     fn leftovers(&self) -> Vec<String> {
@@ -78,6 +87,13 @@ impl Machine {
         left.retain(|name| name.contains("kvpn"));
         left.extend(names(&self.state()));
         left
+    }
+}
+
+fn saved(undo: &DnsUndo) -> Option<Saved> {
+    match undo {
+        DnsUndo::ResolvConf(saved) => Some(saved.clone()),
+        DnsUndo::Openresolv(_) => None,
     }
 }
 
@@ -180,13 +196,111 @@ fn what_others_wrote_meanwhile_stays_and_is_told() {
     let mut backend = machine.open().unwrap();
     machine.set(&mut backend, &cluster());
     fs::write(machine.path(), "nameserver 203.0.113.1\n").unwrap();
-    let told = machine.set(&mut backend, &cluster());
-    assert!(told[0].contains("changed by another program"), "{told:?}");
-    assert_eq!(machine.content(), b"nameserver 203.0.113.1\n");
     let told = backend.revert().now_or_never().unwrap().unwrap();
     assert!(told[0].contains("left as it is"), "{told:?}");
     assert_eq!(machine.content(), b"nameserver 203.0.113.1\n");
     assert_eq!(machine.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn what_others_wrote_meanwhile_becomes_the_file_before() {
+    let mut machine = Machine::with_file();
+    let mut backend = machine.open().unwrap();
+    machine.set(&mut backend, &cluster());
+    assert!(!machine.mend(&mut backend), "it stands");
+    // They began with what they found, our stub.
+    let theirs = b"search home\nnameserver 198.19.0.3\nnameserver 203.0.113.1\n";
+    fs::remove_file(machine.path()).unwrap();
+    fs::write(machine.path(), theirs).unwrap();
+    assert!(machine.mend(&mut backend));
+    let ours = String::from_utf8(machine.content()).unwrap();
+    assert!(
+        ours.contains("\nsearch prod.svc.cluster.local svc.cluster.local home\n"),
+        "{ours}"
+    );
+    assert_eq!(backend.upstreams(), ["203.0.113.1:53".parse().unwrap()]);
+    assert!(!machine.mend(&mut backend), "it stands again");
+    // Whoever sets names meanwhile does not wait for that.
+    fs::write(machine.path(), theirs).unwrap();
+    machine.set(&mut backend, &cluster());
+    assert_eq!(machine.content(), ours.as_bytes());
+    backend.revert().now_or_never().unwrap().unwrap();
+    assert_eq!(machine.content(), theirs);
+    assert_eq!(machine.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_file_that_became_a_link_or_was_removed_is_followed_too() {
+    let mut machine = Machine::with_file();
+    let target = machine.folder.path().join("run");
+    fs::write(&target, "nameserver 203.0.113.1\n").unwrap();
+    let mut backend = machine.open().unwrap();
+    machine.set(&mut backend, &cluster());
+    fs::remove_file(machine.path()).unwrap();
+    symlink("run", machine.path()).unwrap();
+    assert!(machine.mend(&mut backend));
+    assert_eq!(backend.upstreams(), ["203.0.113.1:53".parse().unwrap()]);
+    fs::write(&target, "search lan\nnameserver 203.0.113.2\n").unwrap();
+    assert!(
+        !machine.mend(&mut backend),
+        "only the link's target changed"
+    );
+    assert_eq!(backend.upstreams(), ["203.0.113.2:53".parse().unwrap()]);
+    assert!(
+        String::from_utf8(machine.content())
+            .unwrap()
+            .contains(" lan\n")
+    );
+    backend.revert().now_or_never().unwrap().unwrap();
+    assert_eq!(fs::read_link(machine.path()).unwrap(), Path::new("run"));
+
+    let mut backend = machine.open().unwrap();
+    machine.set(&mut backend, &cluster());
+    fs::remove_file(machine.path()).unwrap();
+    assert!(machine.mend(&mut backend));
+    assert_eq!(backend.upstreams(), ["203.0.113.2:53".parse().unwrap()]);
+    backend.revert().now_or_never().unwrap().unwrap();
+    assert!(!machine.path().exists());
+    assert_eq!(machine.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_crash_at_any_moment_of_a_mend_leaves_the_other_programs_file() {
+    let mut machine = Machine::with_file();
+    let mut backend = machine.open().unwrap();
+    machine.set(&mut backend, &cluster());
+    let theirs: &[u8] = b"nameserver 203.0.113.1\n";
+    let former = machine.recorded.last().unwrap().clone();
+    fs::write(machine.path(), theirs).unwrap();
+    machine.recorded.clear();
+    assert!(machine.mend(&mut backend));
+    let ours = machine.content();
+    let half = [&ours[..9], &theirs[9..]].concat();
+    let [first, last] = machine.recorded.as_slice() else {
+        panic!("{:?}", machine.recorded)
+    };
+    let Before::File { backup, .. } = &first.before else {
+        unreachable!()
+    };
+    // The journal, the backup and the file at each moment.
+    for (undo, kept, content) in [
+        (&former, Some(ORIGINAL), theirs),
+        (&former, None, theirs),
+        (first, None, theirs),
+        (first, Some(theirs), theirs),
+        (first, Some(theirs), &half),
+        (first, Some(theirs), &ours),
+        (last, Some(theirs), &ours),
+    ] {
+        fs::write(machine.path(), content).unwrap();
+        let _ = fs::remove_file(backup);
+        if let Some(kept) = kept {
+            fs::write(backup, kept).unwrap();
+        }
+        undo.restore().unwrap();
+        assert_eq!(machine.content(), theirs);
+        assert_eq!(machine.leftovers(), Vec::<String>::new());
+    }
 }
 
 #[test]

@@ -59,6 +59,15 @@ fn body(dns: &DnsConfig, before: Lines) -> String {
     text
 }
 
+/// The session's part of a resolv.conf that others put together; its search list goes before that of `before`.
+pub(in crate::os::linux) fn compose_record(dns: &DnsConfig, before: &[u8]) -> String {
+    let before = Lines {
+        kept: Vec::new(),
+        ..Lines::of(before)
+    };
+    body(dns, before)
+}
+
 /// The session whose file this is.
 pub(super) fn session_of(content: &[u8]) -> Option<&str> {
     let end = content
