@@ -14,7 +14,6 @@ pub(crate) mod driver;
 pub(crate) mod exposure;
 pub(crate) mod gateway;
 pub(crate) mod goodbye;
-pub(crate) mod http;
 pub(crate) mod keeper;
 pub(crate) mod laptop;
 pub(crate) mod launch;
