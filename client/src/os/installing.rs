@@ -74,7 +74,7 @@ fn write(path: &Path, content: &[u8], mode: u32) -> Result<()> {
         .with_context(|| format!("{} cannot be written", path.display()))
 }
 
-/// Folders that nobody else puts anything into: [`write`] makes them.
+/// Folders that nobody else puts anything into: `write` makes them.
 fn is_ours(folder: &Path) -> bool {
     let name = folder.file_name().unwrap_or_default();
     name.to_string_lossy().starts_with("kvpn")
