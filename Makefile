@@ -65,7 +65,7 @@ test-fast: package-tools ## unit tests, simulator, fuzz corpora, namespaces, arr
 	python3 -m unittest discover -s benches/tunnels -q
 
 .PHONY: test-cluster
-test-cluster: build image cluster ## the tests on a real Kubernetes (or KVPN_TEST_KUBECONFIG's)
+test-cluster: package-tools build image cluster ## the tests on a real Kubernetes (or KVPN_TEST_KUBECONFIG's)
 	cargo test --locked --test cluster
 
 # install-tools NAMES: cargo's, into the cache, those that are not there.

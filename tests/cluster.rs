@@ -28,3 +28,5 @@ mod run;
 mod service;
 #[path = "cluster/acceptance/session.rs"]
 mod session;
+#[path = "cluster/acceptance/twins.rs"]
+mod twins;

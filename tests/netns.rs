@@ -8,8 +8,16 @@
 
 #[path = "support/netns.rs"]
 mod netns;
+#[path = "support/netns_cluster.rs"]
+mod netns_cluster;
 #[path = "support/netns_dns.rs"]
 mod netns_dns;
+#[expect(
+    dead_code,
+    reason = "of the simulator only cores, links and servers are used here"
+)]
+#[path = "support/sim.rs"]
+mod sim;
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -18,9 +26,11 @@ use std::time::Duration;
 
 use kvpn::outcome::{Outcome, eventually};
 use netns::{Agent, Sandbox, pause, session};
+use netns_cluster::PlayedCluster;
 use netns_dns::Stub;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use sim::{Setup, Sim};
 
 /// A second is what DESIGN.md gives a dead client to leave nothing.
 const SOON: Duration = Duration::from_secs(1);
@@ -578,17 +588,9 @@ fn resolved_gets_the_links_names_and_loses_them_when_everybody_is_killed() {
 
     let stub = Stub::start(
         agent.tun.as_ref().unwrap().try_clone().unwrap(),
-        "web.default.svc.cluster.local",
-        [10, 96, 0, 7],
+        &[("web.default.svc.cluster.local", [10, 96, 0, 7])],
     );
-    let ask = |name: &str| {
-        sandbox
-            .shell(&format!(
-                "chroot $KVPN_BOX_ROOT dig +short +time=2 +tries=1 {name} A"
-            ))
-            .ok()
-            .stdout
-    };
+    let ask = |name: &str| dig(&sandbox, name);
     assert_eq!(
         ask("web.default.svc.cluster.local").trim(),
         "10.96.0.7",
@@ -625,6 +627,139 @@ fn resolved_gets_the_links_names_and_loses_them_when_everybody_is_killed() {
     sandbox.undo().ok();
     assert_as_before(&sandbox, &before, "helper and agent were killed");
     assert_eq!(ask("example.com").trim(), "198.51.100.7");
+}
+
+fn dig(sandbox: &Sandbox, name: &str) -> String {
+    let line = format!("chroot $KVPN_BOX_ROOT dig +short +time=2 +tries=1 {name} A");
+    sandbox.shell(&line).ok().stdout
+}
+
+/// What an agent asks of its helper for a played cluster.
+fn played(sim: &Sim, domain: &str, namespace: &str) -> Value {
+    let addresses = sim.programs.addresses()[0];
+    json!({
+        "request": "configure",
+        "addresses": [format!("{}/30", addresses.client)],
+        "mtu": 1360,
+        "routes": [sim.setup.shown.unwrap_or("10.96.0.0/12")],
+        "dns": {
+            "servers": [addresses.dns_stub],
+            "search": ["default.svc.cluster.local"],
+            "routing": ["cluster.local", "svc", "pod", "default", namespace, domain],
+        },
+    })
+}
+
+/// Two clusters have 10.96.0.0/12, and an echo server at 10.96.0.7 with the same name. The second one's appears as 100.64.0.7.
+#[test]
+fn one_shell_reaches_two_clusters_with_equal_ranges_by_name() {
+    let sandbox = Sandbox::with_resolved("twins");
+    let before = sandbox.traces();
+    let first = Sim::new(Setup {
+        own_domain: Some("a.kvpn.internal"),
+        ..Setup::udp_only(1)
+    });
+    let second = Sim::new(Setup {
+        own_domain: Some("b.kvpn.internal"),
+        shown: Some("100.64.0.0/12"),
+        avoid: vec!["198.19.0.0/28".parse().unwrap()],
+        ..Setup::udp_only(2)
+    });
+    let mut agents = [Agent::start(&sandbox), Agent::start(&sandbox)];
+    let answers = [
+        agents[0].configure(&played(&first, "a.kvpn.internal", "payments")),
+        agents[1].configure(&played(&second, "b.kvpn.internal", "orders")),
+    ];
+    for answer in answers {
+        assert_eq!(texts(&answer, "refused"), "");
+    }
+    let [one, two] = &agents;
+    let tun = |agent: &Agent| agent.tun.as_ref().unwrap().try_clone().unwrap();
+    let clusters = [
+        PlayedCluster::start(tun(one), first),
+        PlayedCluster::start(tun(two), second),
+    ];
+    for (name, address, interface) in [
+        ("echo.default.a.kvpn.internal", "10.96.0.7", "kvpn0"),
+        ("echo.default.b.kvpn.internal", "100.64.0.7", "kvpn1"),
+        ("echo.a.kvpn.internal", "10.96.0.7", "kvpn0"),
+        ("echo.b.kvpn.internal", "100.64.0.7", "kvpn1"),
+    ] {
+        let by_nss = format!("chroot $KVPN_BOX_ROOT getent ahostsv4 {name}");
+        let by_nss = sandbox.shell(&by_nss).ok().stdout;
+        assert!(by_nss.starts_with(address), "{name}: {by_nss}");
+        let way = sandbox.run(&["ip", "route", "get", address]).ok().stdout;
+        assert!(way.contains(interface), "{name}: {way}");
+        let echo = format!(
+            "exec 3<>/dev/tcp/{address}/7; echo hello {name} >&3; read -t 5 line <&3; echo $line"
+        );
+        assert_eq!(
+            sandbox.shell(&echo).ok().stdout.trim(),
+            format!("hello {name}")
+        );
+    }
+    drop(agents);
+    for cluster in clusters {
+        assert!(cluster.end() > 2, "both clusters served");
+    }
+    assert_as_before(&sandbox, &before, "both sessions ended");
+}
+
+/// systemd-resolved asks every session that routes the longest matching domain: who knows the name wins.
+#[test]
+fn a_name_that_one_of_two_sessions_has_is_found() {
+    let sandbox = Sandbox::with_resolved("either");
+    let mut config = session();
+    config["dns"]["search"] = json!(["payments.svc.cluster.local"]);
+    config["dns"]["routing"] = json!(["cluster.local", "svc", "default", "payments"]);
+    let mut first = Agent::start(&sandbox);
+    first.configure(&config);
+    config["addresses"] = json!(["198.19.0.6/30"]);
+    config["routes"] = json!(["100.64.0.0/16"]);
+    config["dns"] = json!({
+        "servers": ["198.19.0.7"], "search": ["orders.svc.cluster.local"],
+        "routing": ["cluster.local", "svc", "default", "orders", "64.100.in-addr.arpa"],
+    });
+    let mut second = Agent::start(&sandbox);
+    let answer = second.configure(&config);
+    assert_eq!(texts(&answer, "refused"), "");
+    let stub =
+        |agent: &Agent, names| Stub::start(agent.tun.as_ref().unwrap().try_clone().unwrap(), names);
+    let stubs = [
+        stub(
+            &first,
+            &[
+                ("web.payments", [10, 96, 0, 7]),
+                ("db.tools.svc.cluster.local", [10, 96, 0, 8]),
+                ("api.payments.svc.cluster.local", [10, 96, 0, 9]),
+                ("api.orders.svc.cluster.local", [10, 96, 0, 10]),
+            ],
+        ),
+        stub(
+            &second,
+            &[
+                ("web.orders", [100, 64, 0, 7]),
+                ("queue.tools.svc.cluster.local", [100, 64, 0, 8]),
+                ("api.payments.svc.cluster.local", [100, 64, 0, 9]),
+                ("api.orders.svc.cluster.local", [100, 64, 0, 10]),
+            ],
+        ),
+    ];
+    for (name, address) in [
+        ("web.payments", "10.96.0.7"),
+        ("web.orders", "100.64.0.7"),
+        ("db.tools.svc.cluster.local", "10.96.0.8"),
+        ("queue.tools.svc.cluster.local", "100.64.0.8"),
+        // Both know it, and its namespace is the one that a session is connected to.
+        ("api.payments.svc.cluster.local", "10.96.0.9"),
+        ("api.orders.svc.cluster.local", "100.64.0.10"),
+    ] {
+        assert_eq!(dig(&sandbox, name).trim(), address, "{name}");
+    }
+    drop((first, second));
+    for stub in stubs {
+        stub.end();
+    }
 }
 
 #[test]

@@ -4,16 +4,16 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::print_stdout,
     reason = "the tests' own tools panic with the test"
 )]
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 
 use kvpn::machine::Machine;
 use kvpn::outcome::Outcome;
+use kvpn::packages::packages;
 use kvpn::settings::{Settings, checkout};
 use serde_json::Value;
 
@@ -35,17 +35,6 @@ const TRACES: &str = r#"traces() {
     cat etc/passwd etc/group)
 }
 "#;
-
-/// The folder with one of each, made once.
-fn packages() -> &'static Path {
-    static MADE: OnceLock<PathBuf> = OnceLock::new();
-    MADE.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages");
-        let mut build = Command::new(checkout().join("client/package/build.sh"));
-        Outcome::of(build.arg("-q").arg(&folder).arg(Settings::read().client)).ok();
-        folder
-    })
-}
 
 /// Runs these shell lines beside a clean Debian; they end with the first that fails.
 fn in_clean_root(lines: &str) -> Outcome {
@@ -196,7 +185,7 @@ fn objects(yaml: &str) -> BTreeMap<String, Value> {
 fn has_helm() -> bool {
     let there = Command::new("helm").arg("version").output().is_ok();
     if !there {
-        eprintln!("skipped: no `helm` here (`make package-tools HELM=yes` builds it)");
+        println!("not run: there is no helm (`make package-tools HELM=yes` builds it)");
     }
     there
 }

@@ -217,6 +217,72 @@ fn datagrams_and_pings_come_back() {
     assert_eq!(sim.programs.pings, [3]);
 }
 
+/// Programs see the cluster's 10.96.0.0/12 as 100.64.0.0/12.
+fn mapped(setup: Setup) -> Sim {
+    let shown = Some("100.64.0.0/12");
+    let mut sim = Sim::new(Setup { shown, ..setup });
+    sim.run(SECOND);
+    sim
+}
+
+#[test]
+fn a_cluster_in_a_virtual_range_is_reached_by_every_protocol() {
+    for setup in [
+        Setup::api_only(11),
+        Setup {
+            udp: rough(),
+            ..Setup::udp_only(12)
+        },
+    ] {
+        let mut sim = mapped(setup);
+        let flows: Vec<_> = (0..5)
+            .map(|_| sim.programs.transfer("100.64.0.7:7", 200_000, sim.now))
+            .collect();
+        let refused = sim.programs.transfer("100.64.0.7:81", 10, sim.now);
+        let real = sim.programs.transfer(ECHO, 10, sim.now);
+        sim.settle();
+        sim.run_until(120 * SECOND, "transfers", |sim| {
+            let mut flows = flows.iter().map(|flow| sim.programs.transferred(*flow));
+            flows.all(|flow| flow.finished) && sim.programs.transferred(refused).reset
+        });
+        assert!(!sim.programs.transferred(refused).connected);
+        assert!(
+            !sim.programs.transferred(real).connected,
+            "another session's"
+        );
+    }
+}
+
+#[test]
+fn datagrams_pings_and_names_of_a_virtual_range_come_back() {
+    let mut sim = mapped(Setup::new(13));
+    sim.programs.send_udp("100.64.0.7:7", b"hello");
+    sim.programs.send_udp(ECHO, b"lost");
+    sim.programs.ping("100.64.0.7", 3);
+    sim.programs.ask("echo.default", 1);
+    sim.settle();
+    sim.run(SECOND);
+    assert_eq!(sim.programs.datagrams, [b"hello"]);
+    assert_eq!(sim.programs.pings, [3]);
+    assert!(sim.programs.answers[0].ends_with(&[100, 64, 0, 7]));
+    assert_eq!(sim.client.status(sim.now).drops["tun_has_virtual"], 1);
+}
+
+#[test]
+fn a_new_gateway_resets_connections_to_a_virtual_range() {
+    let mut sim = mapped(Setup::new(14));
+    let flow = sim.programs.transfer("100.64.0.7:7", 0, sim.now);
+    sim.settle();
+    sim.run_until(SECOND, "connection", |sim| {
+        sim.programs.transferred(flow).connected
+    });
+    sim.restart_gateway();
+    sim.new_session();
+    sim.run_until(10 * SECOND, "reset", |sim| {
+        sim.programs.transferred(flow).reset
+    });
+}
+
 #[test]
 fn names_resolve_whatever_is_lost() {
     for seed in 0..10 {

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use kvpn_client_core::{CarrierChoice, ClientState, Config, Event as ClientEvent, Names, Path};
+use kvpn_client_core::{
+    CarrierChoice, ClientState, Config, Event as ClientEvent, Names, Netmap, Path,
+};
 use kvpn_gateway_core::{
     Config as GatewayConfig, Event, Flow, FlowEvent, GatewayState, KernelFamilies, Limits,
     Path as ClientPath, Shard,
@@ -72,7 +74,7 @@ impl Pair {
     pub(crate) fn datagrams(&mut self, count: usize) -> usize {
         for _ in 0..count {
             self.client
-                .handle_tun_packet(&self.packet, Segmentation::Whole, self.now);
+                .handle_tun_packet(&mut self.packet, Segmentation::Whole, self.now);
         }
         self.exchange();
         let mut arrived = 0;
@@ -198,8 +200,10 @@ fn client_config(private_key: PrivateKey, grant: kvpn_wire::control::SessionGran
             namespace: "default".to_owned(),
             domain: "cluster.local".to_owned(),
             namespaces: vec!["default".to_owned()],
+            own_domain: None,
             reverse: Vec::new(),
         },
+        netmap: Netmap::default(),
         ranges: vec!["10.244.0.0/16".parse().expect("a range")],
         split_dns: true,
         host_routes: false,

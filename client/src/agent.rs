@@ -14,6 +14,7 @@ pub(crate) mod driver;
 pub(crate) mod exposure;
 pub(crate) mod gateway;
 pub(crate) mod goodbye;
+pub(crate) mod guests;
 pub(crate) mod keeper;
 pub(crate) mod laptop;
 pub(crate) mod launch;
@@ -31,6 +32,7 @@ pub(crate) mod stack;
 pub(crate) mod startup;
 pub(crate) mod upgrade;
 pub(crate) mod upstream;
+pub(crate) mod virtual_ranges;
 
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -109,7 +111,7 @@ async fn serve(stdin: OwnedFd, helper: OwnedFd) -> anyhow::Result<ExitCode> {
     let start = match read_request(&mut launcher).await? {
         Request::Start(start) => *start,
         Request::Expose(wanted) => return exposure::serve_detached(*wanted, launcher).await,
-        Request::Status | Request::Follow | Request::Disconnect => {
+        Request::Status | Request::Follow | Request::Disconnect | Request::Guest(_) => {
             bail!("the agent was not told which session to hold")
         }
     };
@@ -232,6 +234,7 @@ impl Agent {
             wish_rx,
             standing: standing.wish,
             outside: standing.outside,
+            host: standing.host,
         };
         let network = tokio::spawn(network.serve(stop.clone()));
         let keeper = Keeper {

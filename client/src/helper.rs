@@ -27,7 +27,7 @@ mod server;
 mod spawn;
 mod validate;
 
-pub(crate) use connection::{Configured, HelperConnection};
+pub(crate) use connection::{Changed, Configured, HelperConnection};
 use exceptions::Exceptions;
 pub(crate) use installed::{Installed, ask as ask_installed};
 pub(crate) use own::{OwnHelper, spawn_own};

@@ -119,6 +119,8 @@ pub(crate) struct Snapshot {
     pub(crate) addresses: Vec<Address>,
     /// Unicast routes of every table.
     pub(crate) routes: Vec<Route>,
+    /// Addresses on links that the machine exchanged packets with lately, or that were set by hand.
+    pub(crate) neighbours: Vec<IpAddr>,
 }
 
 /// An address of an interface.

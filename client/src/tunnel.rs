@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use ipnetwork::IpNetwork;
-use kvpn_client_core::{CarrierChoice, ClientState, Config, Names, tunnel_mtu};
+use kvpn_client_core::{CarrierChoice, ClientState, Config, Names, Netmap, tunnel_mtu};
 use kvpn_k8s::{Cluster, DatapathChoice, Forward, GatewayPod, KubeOptions};
 use kvpn_wire::API_CARRIER_PORT;
 use kvpn_wire::control::SessionGrant;
@@ -153,8 +153,10 @@ fn config(settings: Settings) -> Config {
             namespace: "default".to_owned(),
             domain: "cluster.local".to_owned(),
             namespaces: vec!["default".to_owned()],
+            own_domain: None,
             reverse: Vec::new(),
         },
+        netmap: Netmap::default(),
         ranges: settings.routes,
         split_dns: true,
         host_routes: false,

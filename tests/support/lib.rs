@@ -11,6 +11,7 @@ pub mod gateway;
 pub mod laptop;
 pub mod machine;
 pub mod outcome;
+pub mod packages;
 pub mod rogue;
 pub mod settings;
 pub mod table;

@@ -24,14 +24,29 @@ impl Machine {
     ///
     /// Without root or the program under test, or when it does not boot.
     pub fn boot(name: &str) -> Self {
-        Self::boot_with(name, &[])
+        Self::boot_with(name, &[&Self::program()])
+    }
+
+    /// Where the program under test is to be seen.
+    ///
+    /// # Panics
+    ///
+    /// When it is not built.
+    pub fn program() -> String {
+        let client = Settings::read().client;
+        assert!(
+            client.exists(),
+            "{} is not built: cargo build -p kvpn-client",
+            client.display()
+        );
+        format!("{}:/usr/local/bin/kvpn", client.display())
     }
 
     /// Boots one with these further arguments of boot.sh: `--netns NAME` first, then files to be seen in it.
     ///
     /// # Panics
     ///
-    /// As [`Self::boot`] does.
+    /// Without root, or when it does not boot.
     pub fn boot_with(name: &str, arguments: &[&str]) -> Self {
         assert!(
             rustix::process::geteuid().is_root(),
@@ -40,20 +55,7 @@ impl Machine {
         let machine = Self {
             name: format!("{name}-{}", std::process::id()),
         };
-        let client = Settings::read().client;
-        assert!(
-            client.exists(),
-            "{} is not built: cargo build -p kvpn-client",
-            client.display()
-        );
-        let client = format!("{}:/usr/local/bin/kvpn", client.display());
-        Outcome::of(
-            script()
-                .args(["up", &machine.name])
-                .args(arguments)
-                .arg(client),
-        )
-        .ok();
+        Outcome::of(script().args(["up", &machine.name]).args(arguments)).ok();
         let users = "for u in ana bo; do useradd --create-home $u; done";
         machine.shell(users).ok();
         machine

@@ -1,4 +1,4 @@
-//! The smallest stand-in for the agent's DNS stub: one name with an A record, answered over a TUN.
+//! The smallest stand-in for the agent's DNS stub: names with an A record each, answered over a TUN.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,8 +15,8 @@ pub(crate) struct Stub {
 }
 
 impl Stub {
-    /// Answers every query for `name`; any other gets NXDOMAIN.
-    pub(crate) fn start(tun: OwnedFd, name: &'static str, address: [u8; 4]) -> Self {
+    /// Answers every query for these names; any other gets NXDOMAIN.
+    pub(crate) fn start(tun: OwnedFd, names: &'static [(&'static str, [u8; 4])]) -> Self {
         let (stop, stopped) = UnixStream::pair().unwrap();
         let thread = std::thread::spawn(move || {
             while wait(&tun, &stopped) {
@@ -24,7 +24,7 @@ impl Stub {
                 let Ok(len) = rustix::io::read(&tun, &mut packet) else {
                     continue;
                 };
-                if let Some(answer) = answer(&packet[..len], name, address) {
+                if let Some(answer) = answer(&packet[..len], names) {
                     rustix::io::write(&tun, &answer).unwrap();
                 }
             }
@@ -49,10 +49,10 @@ fn wait(tun: &OwnedFd, stopped: &UnixStream) -> bool {
     ready[1].revents().is_empty()
 }
 
-fn answer(packet: &[u8], name: &str, address: [u8; 4]) -> Option<Vec<u8>> {
+fn answer(packet: &[u8], names: &[(&str, [u8; 4])]) -> Option<Vec<u8>> {
     let ip = Ip::parse(packet).ok()?;
     let (flow, query) = (FiveTuple::of(&ip)?, ip.udp()?.payload());
-    let response = respond(query, name, address)?;
+    let response = respond(query, names)?;
     let mut out = [0; 2048];
     let (client, stub): (SocketAddr, SocketAddr) = (flow.src, flow.dst);
     let len = build::udp(stub, client, &response, &mut out)?;
@@ -60,15 +60,12 @@ fn answer(packet: &[u8], name: &str, address: [u8; 4]) -> Option<Vec<u8>> {
 }
 
 /// RFC 1035, 4.1: header, the question as asked, and for type A one answer whose name points at the question's.
-fn respond(query: &[u8], name: &str, address: [u8; 4]) -> Option<Vec<u8>> {
+fn respond(query: &[u8], names: &[(&str, [u8; 4])]) -> Option<Vec<u8>> {
     let id = DnsHeader::parse(query).ok()?.id();
-    let mut wanted = Vec::new();
-    for label in name.split('.').chain([""]) {
-        wanted.push(u8::try_from(label.len()).ok()?);
-        wanted.extend_from_slice(label.as_bytes());
-    }
     let end = 12 + query[12..].iter().position(|&byte| byte == 0)? + 1;
-    let known = query[12..end].eq_ignore_ascii_case(&wanted);
+    let mut names = names.iter();
+    let found = names.find(|(name, _)| query[12..end].eq_ignore_ascii_case(&encoded(name)));
+    let known = found.is_some();
     let is_a = query.get(end..end + 2)? == [0, 1];
     let mut response = id.to_be_bytes().to_vec();
     response.extend_from_slice(&[
@@ -84,9 +81,18 @@ fn respond(query: &[u8], name: &str, address: [u8; 4]) -> Option<Vec<u8>> {
         0,
     ]);
     response.extend_from_slice(query.get(12..end + 4)?);
-    if known && is_a {
+    if let Some((_, address)) = found.filter(|_| is_a) {
         response.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4]);
-        response.extend_from_slice(&address);
+        response.extend_from_slice(address);
     }
     Some(response)
+}
+
+fn encoded(name: &str) -> Vec<u8> {
+    let labels = name.split('.').chain([""]);
+    let label = |label: &str| {
+        let length = u8::try_from(label.len()).expect("labels are short");
+        [&[length], label.as_bytes()].concat()
+    };
+    labels.flat_map(label).collect()
 }

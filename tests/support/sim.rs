@@ -17,13 +17,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use kvpn_client_core::{CarrierChoice, ClientState, Config, Event, Names, Path};
+use kvpn_client_core::{CarrierChoice, ClientState, Config, Event, Mapping, Names, Netmap, Path};
 use kvpn_gateway_core::{
     Config as GatewayConfig, Flow, GatewayState, KernelFamilies, Limits, Path as ClientPath, Shard,
     StreamId,
 };
 use kvpn_wire::control::{ClusterFacts, CreateSession, SessionGrant, VERSION};
 use kvpn_wire::offload::Segmentation;
+use kvpn_wire::range::IpNetwork;
 use kvpn_wire::stream::Stream;
 use kvpn_wire::wireguard::PrivateKey;
 use rand::SeedableRng as _;
@@ -52,6 +53,12 @@ pub(crate) struct Setup {
     pub(crate) api_at_hand: bool,
     /// Whether the gateway is new enough to answer probes of the MTU.
     pub(crate) path_mtu: bool,
+    /// Where programs see the cluster's 10.96.0.0/12, if not there.
+    pub(crate) shown: Option<&'static str>,
+    /// The session's own domain.
+    pub(crate) own_domain: Option<&'static str>,
+    /// Ranges from which the gateway gives no tunnel addresses.
+    pub(crate) avoid: Vec<IpNetwork>,
 }
 
 impl Setup {
@@ -67,6 +74,9 @@ impl Setup {
             ],
             api_at_hand: true,
             path_mtu: true,
+            shown: None,
+            own_domain: None,
+            avoid: Vec::new(),
         }
     }
 
@@ -202,7 +212,7 @@ impl Sim {
         let now = Instant::now();
         let mut gateway = gateway(&setup, 0, now);
         let key = PrivateKey::from_seed([setup.seed as u8; 32]);
-        let mut grant = create_session(&mut gateway, &key, Vec::new(), now);
+        let mut grant = create_session(&mut gateway, &key, &setup.avoid, Vec::new(), now);
         grant.path_mtu = setup.path_mtu;
         let programs = Programs::new(grant.addresses.clone(), setup.seed, now);
         let client = ClientState::new(client_config(&setup, key.clone(), grant), now);
@@ -246,6 +256,17 @@ impl Sim {
         self.cluster.callers.add(flow, len);
         self.settle();
         flow
+    }
+
+    /// Somebody else's program sends a packet into the TUN.
+    #[allow(
+        dead_code,
+        reason = "tests/netns.rs has programs of its own; the simulator's send by themselves"
+    )]
+    pub(crate) fn send(&mut self, packet: &mut [u8]) {
+        self.client
+            .handle_tun_packet(packet, Segmentation::Whole, self.now);
+        self.settle();
     }
 
     /// Time since the start.
@@ -319,7 +340,8 @@ impl Sim {
             .map(|addresses| addresses.client);
         let former = former.collect();
         self.key = PrivateKey::from_seed([self.generation + 50; 32]);
-        let mut grant = create_session(&mut self.gateway, &self.key, former, self.now);
+        let avoid = &self.setup.avoid;
+        let mut grant = create_session(&mut self.gateway, &self.key, avoid, former, self.now);
         grant.path_mtu = self.setup.path_mtu;
         assert_eq!(
             grant.addresses,
@@ -415,9 +437,9 @@ impl Sim {
 
     fn settle_once(&mut self) -> bool {
         let mut moved = false;
-        while let Some(packet) = self.programs.poll_packet() {
+        while let Some(mut packet) = self.programs.poll_packet() {
             self.client
-                .handle_tun_packet(&packet, Segmentation::Whole, self.now);
+                .handle_tun_packet(&mut packet, Segmentation::Whole, self.now);
             moved = true;
         }
         while let Some((packet, _)) = self.client.poll_packet() {
@@ -639,6 +661,7 @@ fn gateway(setup: &Setup, generation: u8, now: Instant) -> GatewayState {
 fn create_session(
     gateway: &mut GatewayState,
     key: &PrivateKey,
+    avoid: &[IpNetwork],
     prefer: Vec<std::net::IpAddr>,
     now: Instant,
 ) -> SessionGrant {
@@ -646,7 +669,7 @@ fn create_session(
         version: VERSION,
         client_version: "sim".to_owned(),
         public_key: key.public(),
-        avoid: Vec::new(),
+        avoid: avoid.to_vec(),
         prefer,
         session_name: "sim".to_owned(),
         super_packets: true,
@@ -655,6 +678,9 @@ fn create_session(
 }
 
 fn client_config(setup: &Setup, private_key: PrivateKey, grant: SessionGrant) -> Config {
+    let real: IpNetwork = "10.96.0.0/12".parse().expect("a range");
+    let shown = setup.shown.map(|shown| shown.parse().expect("a range"));
+    let mapping = shown.and_then(|shown| Mapping::new(real, shown));
     Config {
         private_key,
         grant,
@@ -670,9 +696,11 @@ fn client_config(setup: &Setup, private_key: PrivateKey, grant: SessionGrant) ->
             namespace: "default".to_owned(),
             domain: "cluster.local".to_owned(),
             namespaces: vec!["default".to_owned(), "orders".to_owned()],
+            own_domain: setup.own_domain.map(str::to_owned),
             reverse: Vec::new(),
         },
-        ranges: vec!["10.96.0.0/12".parse().expect("a range")],
+        netmap: Netmap::new(mapping.into_iter().collect(), Vec::new()),
+        ranges: vec![shown.unwrap_or(real)],
         split_dns: true,
         host_routes: true,
     }

@@ -25,6 +25,7 @@ mod icmp;
 mod ip;
 mod ipv4;
 mod ipv6;
+mod readdress;
 mod tcp;
 mod udp;
 
@@ -35,6 +36,7 @@ pub use flow::FiveTuple;
 pub use fragments::{Fragments, MIN_IPV6_MTU};
 pub use icmp::{Icmp, IcmpMessage};
 pub use ip::{Fragment, Ip, Protocol, Version};
+pub use readdress::{End, readdress, readdress_quoted};
 pub use tcp::{Tcp, TcpFlags};
 pub use udp::Udp;
 

@@ -6,6 +6,8 @@ use ipnetwork::IpNetwork;
 use kvpn_wire::control::SessionGrant;
 use kvpn_wire::wireguard::PrivateKey;
 
+use crate::netmap::Netmap;
+
 /// Everything a [`ClientState`](crate::ClientState) has to know at the start.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -25,6 +27,8 @@ pub struct Config {
     pub names: Names,
     /// What is routed into the tunnel as a range (host routes come on top).
     pub ranges: Vec<IpNetwork>,
+    /// Which of the cluster's ranges appear to programs in another one; [`Config::ranges`] has those then.
+    pub netmap: Netmap,
     /// `true`: the system asks the stub only for cluster names, so others are refused;
     /// `false`: the stub is the system's only resolver, so others are forwarded to its former ones.
     pub split_dns: bool,
@@ -63,6 +67,9 @@ pub struct Names {
     pub domain: String,
     /// Known namespaces, the connected one among them.
     pub namespaces: Vec<String>,
-    /// Ranges whose reverse names the cluster answers.
+    /// A domain below which every name of this cluster, in all its forms, can be had whatever other sessions there are, without
+    /// dots at its ends; none for a session that one program has for itself.
+    pub own_domain: Option<String>,
+    /// Ranges whose reverse names the cluster answers, virtual ones in place of those that they stand for.
     pub reverse: Vec<IpNetwork>,
 }

@@ -16,6 +16,7 @@ mod config;
 mod event;
 mod kept;
 mod names;
+mod netmap;
 mod paths;
 mod random;
 mod session;
@@ -27,6 +28,7 @@ mod track;
 
 pub use config::{CarrierChoice, Config, Names};
 pub use event::{Event, Path, QueryType, Resolution, Transmit};
+pub use netmap::{Mapping, Netmap};
 pub use session::tunnel_mtu;
 pub use state::ClientState;
 pub use status::{PathState, PathStatus, Status};

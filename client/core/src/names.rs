@@ -8,6 +8,7 @@ mod answer;
 mod expand;
 mod forward;
 mod hold;
+mod mapped;
 mod stream;
 mod stub;
 
@@ -29,6 +30,7 @@ use self::hold::Hold;
 use self::stub::{Asker, Stub};
 use crate::config::{Config, Names};
 use crate::event::{Event, QueryType, Resolution};
+use crate::netmap::Netmap;
 
 const DNS_PORT: u16 = 53;
 
@@ -42,6 +44,7 @@ const UPSTREAM_PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Resolver {
     scope: Scope,
+    netmap: Netmap,
     split: bool,
     stub: Stub,
     forwarder: Forwarder,
@@ -89,6 +92,7 @@ impl Resolver {
             .collect();
         Self {
             scope: Scope::new(&config.names),
+            netmap: config.netmap.clone(),
             split: config.split_dns,
             stub: Stub::new(stubs, grant.mtu.into(), seed, now),
             forwarder: Forwarder::new(first(&grant.addresses).as_ref(), seed),
@@ -122,8 +126,9 @@ impl Resolver {
         self.scope = Scope::new(names);
     }
 
-    pub(crate) fn set_ranges(&mut self, ranges: Vec<IpNetwork>) {
+    pub(crate) fn set_ranges(&mut self, ranges: Vec<IpNetwork>, netmap: Netmap) {
         self.hold.set_ranges(ranges);
+        self.netmap = netmap;
     }
 
     /// Whether packets to `address` are for the stub.
@@ -285,7 +290,7 @@ impl Resolver {
                 Asked {
                     asker,
                     question,
-                    sent,
+                    sent: mapped::question(sent, &self.netmap),
                     denied: None,
                 },
                 now,
@@ -371,8 +376,10 @@ impl Resolver {
     }
 
     /// Rewrites the cluster's answer, and delivers it once its addresses are routed.
-    fn answer(&mut self, asked: Asked, message: Message, now: Instant) {
-        let answer = asked.question.restore(message, &asked.sent);
+    fn answer(&mut self, asked: Asked, mut message: Message, now: Instant) {
+        mapped::answer(&mut message, &self.netmap);
+        let mut answer = asked.question.restore(message, &asked.sent);
+        self.scope.own(&mut answer);
         let addresses = self.hold.missing(answer::addresses(&answer));
         let ready = Ready {
             asker: asked.asker,

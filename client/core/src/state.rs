@@ -16,6 +16,7 @@ use kvpn_wire::wireguard::{MAX_HANDSHAKE, PrivateKey};
 use crate::config::{Config, Names};
 use crate::event::{Event, Path, QueryType, Transmit};
 use crate::names::Resolver;
+use crate::netmap::Netmap;
 use crate::session::{Room, Session, tunnel_mtu};
 use crate::status::Status;
 use crate::track::{Owner, Refused, Tracker};
@@ -34,6 +35,8 @@ const STACK_UDP_IDLE: Duration = Duration::from_secs(120);
 pub struct ClientState {
     session: Session,
     names: Resolver,
+    /// Between the TUN and all else, which knows real addresses only.
+    netmap: Netmap,
     tracker: Tracker,
     /// Flows that end here: questions for names, and the shell's.
     stack: Netstack,
@@ -66,6 +69,7 @@ impl ClientState {
         Self {
             session: Session::new(&config, now),
             names: Resolver::new(&config, config.seed, now),
+            netmap: config.netmap.clone(),
             tracker: Tracker::new(now),
             stack: Netstack::new(stack, now),
             shell_flows: BTreeMap::new(),
@@ -85,8 +89,16 @@ impl ClientState {
     }
 
     /// A packet that a program sent into the TUN, or a super-packet that stands for several. What may not leave is dropped
-    /// and counted.
-    pub fn handle_tun_packet(&mut self, packet: &[u8], segmentation: Segmentation, now: Instant) {
+    /// and counted. A virtual address in it is replaced by the real one.
+    pub fn handle_tun_packet(
+        &mut self,
+        packet: &mut [u8],
+        segmentation: Segmentation,
+        now: Instant,
+    ) {
+        if !self.netmap.is_empty() && !self.netmap.outgoing(packet) {
+            return self.dropped("tun_has_virtual");
+        }
         let Ok(ip) = Ip::parse(packet) else {
             return self.dropped("tun_malformed");
         };
@@ -141,9 +153,10 @@ impl ClientState {
     /// The next packet for the TUN, or a super-packet as far as [`Self::set_abilities`] allows.
     pub fn poll_packet(&mut self) -> Option<(&mut [u8], Segmentation)> {
         if self.packets.is_empty() {
-            let refusal = self.session.poll_refusal();
-            let packet = refusal.or_else(|| self.names.poll_packet())?;
-            self.packets.push(packet);
+            match self.session.poll_refusal() {
+                Some(refusal) => push_shown(&mut self.packets, &self.netmap, refusal),
+                None => self.packets.push(self.names.poll_packet()?),
+            };
         }
         self.packets.pop()
     }
@@ -208,9 +221,11 @@ impl ClientState {
         self.settle(now);
     }
 
-    /// The ranges routed into the tunnel changed.
-    pub fn set_ranges(&mut self, ranges: Vec<IpNetwork>) {
-        self.names.set_ranges(ranges);
+    /// The ranges routed into the tunnel changed, or which of the cluster's have virtual ones. Flows go on, as long as their
+    /// addresses are what they were.
+    pub fn set_ranges(&mut self, ranges: Vec<IpNetwork>, netmap: Netmap) {
+        self.names.set_ranges(ranges, netmap.clone());
+        self.netmap = netmap;
     }
 
     /// The routes of [`Event::HostRoutes`] exist (`ok`), or could not be made; the answer goes out in either case.
@@ -276,6 +291,9 @@ impl ClientState {
             return;
         };
         if self.handle_inner(&space[..n], segmentation, now) {
+            if !self.netmap.is_empty() {
+                self.netmap.incoming(&mut space[..n]);
+            }
             packets.commit_super(n, segmentation);
         }
     }
@@ -382,7 +400,7 @@ impl ClientState {
         };
         for flow in self.tracker.open_connections(now) {
             if let Some(n) = build::tcp(flow.dst, flow.src, &question, &mut packet) {
-                self.packets.push(&packet[..n]);
+                push_shown(&mut self.packets, &self.netmap, &packet[..n]);
             }
         }
     }
@@ -409,6 +427,17 @@ impl ClientState {
         tracing::trace!(reason, "packet dropped");
         *self.drops.entry(reason).or_default() += 1;
     }
+}
+
+/// Queues a packet that speaks of real addresses for the TUN; false when there is no room (counted).
+fn push_shown(packets: &mut Coalescer, netmap: &Netmap, packet: &[u8]) -> bool {
+    let Some(space) = packets.space(packet.len()) else {
+        return false;
+    };
+    space.copy_from_slice(packet);
+    netmap.incoming(space);
+    packets.commit(packet.len());
+    true
 }
 
 fn is_for_many(address: IpAddr) -> bool {

@@ -16,7 +16,7 @@ use kvpn_wire::wireguard::{
     Opened, PresharedKey, PrivateKey, PublicKey, Sealed, Tunnel, TunnelConfig,
 };
 
-use crate::{CarrierChoice, ClientState, Config, Event, Names, Path};
+use crate::{CarrierChoice, ClientState, Config, Event, Names, Netmap, Path};
 
 pub(crate) const CLIENT: &str = "198.19.0.2";
 pub(crate) const GATEWAY: &str = "198.19.0.1";
@@ -71,8 +71,10 @@ pub(crate) fn config() -> Config {
             namespace: "orders".to_owned(),
             domain: "cluster.local".to_owned(),
             namespaces: vec!["default".to_owned()],
+            own_domain: None,
             reverse: vec!["10.96.0.0/12".parse().unwrap()],
         },
+        netmap: Netmap::default(),
         ranges: vec!["10.96.0.0/12".parse().unwrap()],
         split_dns: true,
         host_routes: true,
@@ -319,7 +321,7 @@ impl Rig {
     /// A packet from a program; then everything that follows from it at once.
     pub(crate) fn send(&mut self, packet: &[u8]) {
         self.client
-            .handle_tun_packet(packet, Segmentation::Whole, self.now);
+            .handle_tun_packet(&mut packet.to_vec(), Segmentation::Whole, self.now);
         self.settle();
     }
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use tokio::sync::{broadcast, watch};
 
+use crate::agent::guests::Guests;
 use crate::agent::message::Reply;
 use crate::agent::report::{SessionReport, State};
 
@@ -26,6 +27,8 @@ pub(crate) enum End {
 #[derive(Debug)]
 pub(crate) struct Board {
     inner: Mutex<Inner>,
+    /// Sessions whose names are asked for here.
+    pub(crate) guests: Guests,
     /// any task --steps, notes, outcomes--> followers
     reply_tx: broadcast::Sender<Reply>,
     /// any task --the wish to end--> the agent's main task
@@ -50,6 +53,7 @@ impl Board {
         };
         Self {
             inner: Mutex::new(inner),
+            guests: Guests::default(),
             reply_tx: broadcast::Sender::new(BACKLOG),
             end_tx: watch::Sender::new(None),
         }

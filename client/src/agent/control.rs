@@ -19,6 +19,7 @@ use tokio_util::codec::{Framed, LinesCodec};
 use crate::agent::board::{Board, End};
 use crate::agent::driver::{self, Figures};
 use crate::agent::message::{MAX_LINE, Reply, Request};
+use crate::agent::places::SessionName;
 use crate::agent::report::SessionReport;
 
 /// Connections at a time; a further one waits.
@@ -96,6 +97,7 @@ impl Control {
             figures: self.figures.clone(),
             following,
             reply_rx,
+            guest: None,
         };
         self.connections.spawn(connection.serve());
     }
@@ -133,6 +135,8 @@ struct Connection {
     figures: Figures,
     following: bool,
     reply_rx: broadcast::Receiver<Reply>,
+    /// The session at the other end, if it is a guest.
+    guest: Option<SessionName>,
 }
 
 impl Connection {
@@ -141,7 +145,10 @@ impl Connection {
             let keep = tokio::select! {
                 line = self.lines.next() => match line {
                     Some(Ok(line)) => self.request(&line).await,
-                    Some(Err(_)) | None => return self.caller_left(),
+                    Some(Err(_)) | None => {
+                        self.caller_left();
+                        false
+                    }
                 },
                 reply = self.reply_rx.recv(), if self.following => match reply {
                     Ok(reply) => self.pass_on(reply).await,
@@ -150,8 +157,11 @@ impl Connection {
                 },
             };
             if !keep {
-                return;
+                break;
             }
+        }
+        if let Some(guest) = &self.guest {
+            self.board.guests.dismiss(guest);
         }
     }
 
@@ -166,6 +176,11 @@ impl Connection {
             Ok(Request::Disconnect) => {
                 self.board.end(End::Wanted);
                 self.follow_to_the_end()
+            }
+            Ok(Request::Guest(guest)) => {
+                self.guest = Some(guest.session.clone());
+                self.board.guests.admit(guest);
+                true
             }
             Ok(Request::Start(_) | Request::Expose(_)) | Err(_) => {
                 tracing::warn!("a control connection said something that is not in the protocol");

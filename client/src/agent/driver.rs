@@ -20,7 +20,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use ipnetwork::IpNetwork;
-use kvpn_client_core::{ClientState, Event, Names, Path, QueryType, Resolution};
+use kvpn_client_core::{ClientState, Event, Names, Netmap, Path, QueryType, Resolution};
 use kvpn_io::tun::TunOffload;
 use kvpn_k8s::Forward;
 use kvpn_wire::control::SessionGrant;
@@ -63,7 +63,7 @@ pub(crate) enum Command {
     /// Addresses at which the gateway may answer UDP.
     UdpCandidates(Vec<SocketAddr>),
     /// Ranges that are routed into the tunnel.
-    Ranges(Vec<IpNetwork>),
+    Ranges(Vec<IpNetwork>, Netmap),
     /// A link or an address changed, or the machine slept.
     NetworkChanged,
     /// Host routes stand, or could not be set.
@@ -268,7 +268,7 @@ impl Driver {
             }
             Command::Names(names) => self.state.set_names(names, now),
             Command::UdpCandidates(candidates) => self.state.set_udp_candidates(&candidates, now),
-            Command::Ranges(ranges) => self.state.set_ranges(ranges),
+            Command::Ranges(ranges, netmap) => self.state.set_ranges(ranges, netmap),
             Command::NetworkChanged => self.state.network_changed(now),
             Command::Replace(new) => {
                 self.state

@@ -9,7 +9,7 @@ use crate::agent::board::Board;
 use crate::agent::message::Access;
 use crate::agent::upgrade;
 use crate::cli::failure::{FAILED, Failure, NOT_PERMITTED};
-use crate::cluster::{READY_LIMIT, SHARED_NAMESPACE, VERSION, sessions};
+use crate::cluster::{READY_LIMIT, SHARED_NAMESPACE, VERSION};
 
 /// Where a gateway is looked for, in order.
 pub(crate) fn namespaces<'a>(access: &'a Access, cluster: &'a Cluster) -> Vec<&'a str> {

@@ -11,11 +11,25 @@ use crate::os::{Routes as _, Snapshot, platform};
 /// Interfaces of kvpn's own start with this.
 const OWN_INTERFACE: &str = "kvpn";
 
+/// A range that an interface of this machine, other than kvpn's, leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Occupied {
+    /// The range.
+    pub(crate) range: IpNetwork,
+    /// The interface's name.
+    pub(crate) interface: String,
+}
+
 /// This machine's network.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Laptop {
     /// Subnets that the machine is in, kvpn's own and unroutable ones left out.
-    pub(crate) subnets: Vec<IpNetwork>,
+    pub(crate) subnets: Vec<Occupied>,
+    /// What else has a route beside the default one: other VPNs, above all. Kvpn's own are left out, and so are routes that no
+    /// route of kvpn's could take precedence over, because another table has them.
+    pub(crate) routes: Vec<Occupied>,
+    /// Single addresses that the machine itself has or speaks to: its own, next hops, neighbours that the kernel knows.
+    pub(crate) in_use: Vec<IpAddr>,
     /// Everything that has an address or a route here, sessions of kvpn among it.
     pub(crate) taken: Vec<IpNetwork>,
     /// The resolvers that the machine asks, sessions of kvpn left out.
@@ -74,11 +88,54 @@ impl Laptop {
 /// The system does not list interfaces or routes.
 pub(crate) async fn look() -> anyhow::Result<Laptop> {
     let snapshot = platform::SystemRoutes::open()?.snapshot().await?;
-    let others = snapshot
-        .addresses
-        .iter()
-        .filter(|address| !is_own(&snapshot, address.link) && is_routable(address.address.ip()));
-    let subnets = others.map(|address| subnet(address.address)).collect();
+    let mut resolvers = platform::resolver_addresses();
+    resolvers.retain(|address| !range::is_tunnel(*address));
+    Ok(Laptop::of(&snapshot, resolvers))
+}
+
+/// What an interface other than kvpn's has.
+fn occupied(snapshot: &Snapshot, link: Option<u32>, range: IpNetwork) -> Option<Occupied> {
+    let is_others = link.is_none_or(|link| !is_own(snapshot, link));
+    let name = link.and_then(|link| snapshot.links.get(&link));
+    let interface = name.map_or_else(|| "another interface".to_owned(), Clone::clone);
+    (is_others && is_routable(range.ip())).then(|| Occupied {
+        range: subnet(range),
+        interface,
+    })
+}
+
+impl Laptop {
+    fn of(snapshot: &Snapshot, resolvers: Vec<IpAddr>) -> Self {
+        let addresses = snapshot.addresses.iter();
+        let subnets: Vec<Occupied> = addresses
+            .filter_map(|address| occupied(snapshot, Some(address.link), address.address))
+            .collect();
+        let routes = snapshot.routes.iter();
+        let routes = routes
+            .filter(|route| route.in_main_table && route.destination.prefix() > 0)
+            .filter_map(|route| occupied(snapshot, route.link, route.destination))
+            .filter(|route| !subnets.contains(route));
+        Self {
+            routes: routes.collect(),
+            in_use: in_use(snapshot),
+            taken: taken(snapshot),
+            subnets,
+            resolvers,
+        }
+    }
+}
+
+fn in_use(snapshot: &Snapshot) -> Vec<IpAddr> {
+    let own = snapshot.addresses.iter();
+    let own = own.filter(|address| !is_own(snapshot, address.link));
+    let hops = snapshot.routes.iter().filter_map(|route| route.gateway);
+    own.map(|address| address.address.ip())
+        .chain(hops)
+        .chain(snapshot.neighbours.iter().copied())
+        .collect()
+}
+
+fn taken(snapshot: &Snapshot) -> Vec<IpNetwork> {
     let addresses = snapshot
         .addresses
         .iter()
@@ -88,14 +145,7 @@ pub(crate) async fn look() -> anyhow::Result<Laptop> {
         .iter()
         .map(|route| route.destination)
         .filter(|range| range.prefix() > 0);
-    let taken = addresses.chain(routes).collect();
-    let mut resolvers = platform::resolver_addresses();
-    resolvers.retain(|address| !range::is_tunnel(*address));
-    Ok(Laptop {
-        subnets: range::aggregate(subnets),
-        taken,
-        resolvers,
-    })
+    addresses.chain(routes).collect()
 }
 
 /// Looks at what carriers depend on.
@@ -116,8 +166,8 @@ fn is_own(snapshot: &Snapshot, link: u32) -> bool {
 
 fn is_routable(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
-        IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+        IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local() && !v4.is_multicast(),
+        IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local() && !v6.is_multicast(),
     }
 }
 
@@ -148,6 +198,7 @@ mod tests {
                     in_main_table: true,
                 })
                 .collect(),
+            neighbours: vec!["192.168.1.30".parse().unwrap()],
         }
     }
 
@@ -172,6 +223,32 @@ mod tests {
             snapshot(&[(2, "192.168.1.8/24")], &hop("192.168.1.1")),
         ] {
             assert_ne!(Outline::of(&other), before);
+        }
+    }
+
+    #[test]
+    fn what_others_have_is_named_by_interface() {
+        let addresses = [
+            (2, "192.168.1.7/24"),
+            (1, "127.0.0.1/8"),
+            (3, "198.19.0.2/32"),
+        ];
+        let routes = [
+            ("0.0.0.0/0", 2, Some("192.168.1.1")),
+            ("192.168.1.0/24", 2, None),
+            ("10.96.4.0/24", 4, None),
+            ("10.96.0.0/12", 3, None),
+            ("fe80::/64", 2, None),
+        ];
+        let laptop = Laptop::of(&snapshot(&addresses, &routes), Vec::new());
+        let occupied = |range: &str, interface: &str| Occupied {
+            range: range.parse().unwrap(),
+            interface: interface.to_owned(),
+        };
+        assert_eq!(laptop.subnets, [occupied("192.168.1.0/24", "wlan0")]);
+        assert_eq!(laptop.routes, [occupied("10.96.4.0/24", "veth1")]);
+        for used in ["192.168.1.7", "192.168.1.1", "192.168.1.30"] {
+            assert!(laptop.in_use.contains(&used.parse().unwrap()), "{used}");
         }
     }
 

@@ -8,6 +8,7 @@ use kvpn_client_core::CarrierChoice;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::exposure::Wanted;
+use crate::agent::guests::Guest;
 use crate::agent::places::{Places, SessionName};
 use crate::agent::report::SessionReport;
 use crate::cli::failure::Failure;
@@ -32,6 +33,8 @@ pub(crate) enum Request {
     Follow,
     /// End the session; [`Reply::Ended`] when all is undone.
     Disconnect,
+    /// Pass these names on, for as long as the connection lives. Not answered.
+    Guest(Guest),
 }
 
 /// What an agent answers.

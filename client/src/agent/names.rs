@@ -10,10 +10,13 @@ use kvpn_client_core::Names;
 use kvpn_wire::control::SessionGrant;
 use kvpn_wire::name::is_public_tld;
 
+use crate::agent::places::SessionName;
 use crate::helper::DnsConfig;
 
 /// The domain of nearly every cluster, for those that do not say.
 const USUAL_DOMAIN: &str = "cluster.local";
+/// Below it each session has a domain of its own.
+const OWN_DOMAINS: &str = "kvpn.internal";
 /// Most zones that one range becomes: 7 bits between two octets.
 const MAX_ZONES: u32 = 128;
 /// Most domains that the helper is asked to route; it takes no more than 1024.
@@ -46,8 +49,31 @@ pub(crate) fn known(
         namespace: connected.to_owned(),
         domain: domain(&grant.cluster.search),
         namespaces: namespaces(connected, visible, wanted),
+        own_domain: None,
         reverse: Vec::new(),
     }
+}
+
+/// A domain that this session alone answers, whatever names other clusters have; `.internal` is nobody's in the public DNS (ICANN
+/// Board resolution 2024.07.29.06). `others` are taken.
+pub(crate) fn own_domain(session: &SessionName, others: &[String]) -> String {
+    let tame = |c: char| {
+        if c.is_ascii_alphanumeric() {
+            c.to_ascii_lowercase()
+        } else {
+            '-'
+        }
+    };
+    let label: String = session.as_str().chars().map(tame).collect();
+    let label = match label.trim_matches('-') {
+        "" => "session",
+        label => label,
+    };
+    let numbered = (2..).map(|number| format!("{label}-{number}.{OWN_DOMAINS}"));
+    std::iter::once(format!("{label}.{OWN_DOMAINS}"))
+        .chain(numbered)
+        .find(|domain| !others.contains(domain))
+        .expect("the numbers do not end")
 }
 
 /// Every namespace that is known, the connected one first.
@@ -72,6 +98,7 @@ pub(crate) fn namespaces(
 pub(crate) fn dns_config(servers: Vec<IpAddr>, names: &Names) -> DnsConfig {
     let search = vec![format!("{}.svc.{}", names.namespace, names.domain)];
     let fixed = [names.domain.clone(), "svc".to_owned(), "pod".to_owned()];
+    let fixed = fixed.into_iter().chain(names.own_domain.clone());
     let zones = names.reverse.iter().flat_map(|range| reverse_zones(*range));
     let namespaces = names
         .namespaces
@@ -80,7 +107,6 @@ pub(crate) fn dns_config(servers: Vec<IpAddr>, names: &Names) -> DnsConfig {
         .cloned();
     let mut seen = BTreeSet::new();
     let routing = fixed
-        .into_iter()
         .chain(zones)
         .chain(namespaces)
         .filter(|domain| seen.insert(domain.clone()));
@@ -174,6 +200,7 @@ mod tests {
                 .iter()
                 .map(|namespace| (*namespace).to_owned())
                 .collect(),
+            own_domain: None,
             reverse: reverse.iter().map(|range| range.parse().unwrap()).collect(),
         }
     }
@@ -235,5 +262,21 @@ mod tests {
             ["0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.1.0.0.0.0.d.f.ip6.arpa"]
         );
         assert_eq!(zones("fd00::/15").len(), 2);
+    }
+
+    #[test]
+    fn each_session_has_a_domain_of_its_own() {
+        let domain =
+            |session: &str, others: &[String]| own_domain(&session.parse().unwrap(), others);
+        let first = domain("kind-EU.default", &[]);
+        assert_eq!(first, "kind-eu-default.kvpn.internal");
+        let second = domain("kind-eu_default", std::slice::from_ref(&first));
+        assert_eq!(second, "kind-eu-default-2.kvpn.internal");
+        assert_eq!(domain("_", &[]), "session.kvpn.internal");
+        let names = Names {
+            own_domain: Some(first.clone()),
+            ..names(&["payments"], &[])
+        };
+        assert!(dns_config(Vec::new(), &names).routing.contains(&first));
     }
 }

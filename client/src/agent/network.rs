@@ -6,13 +6,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
+use kvpn_client_core::{Mapping, Netmap};
 use kvpn_wire::range;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::board::{Board, End};
 use crate::agent::driver::{Command, Handle, HostRoutes};
-use crate::helper::{DnsConfig, HelperConnection};
+use crate::agent::guests::Host;
+use crate::agent::report::VirtualRange;
+use crate::helper::{Changed, DnsConfig, HelperConnection};
 
 /// Host routes that one session may collect: each is a line in the machine's routing table.
 const MAX_HOST_ROUTES: usize = 4096;
@@ -24,6 +27,8 @@ pub(crate) struct Wish {
     pub(crate) addresses: Vec<IpNetwork>,
     /// Ranges that go into the tunnel.
     pub(crate) routes: Vec<IpNetwork>,
+    /// Which of the cluster's ranges are virtual ones there.
+    pub(crate) netmap: Netmap,
     /// What the system's resolver is told.
     pub(crate) dns: DnsConfig,
 }
@@ -41,6 +46,8 @@ pub(crate) struct Network {
     pub(crate) standing: Wish,
     /// What stays outside the tunnel even if a name has such an address.
     pub(crate) outside: Vec<IpNetwork>,
+    /// The session that has /etc/resolv.conf, if another one has.
+    pub(crate) host: Option<Host>,
 }
 
 impl Network {
@@ -58,15 +65,14 @@ impl Network {
                 }
                 Some(wanted) = self.route_rx.recv() => self.add_hosts(wanted, &mut hosts).await,
                 Ok(()) = self.wish_rx.changed() => self.follow().await,
+                () = gone(self.host.as_mut()) => self.without_host(),
             }
         }
     }
 
     async fn add_hosts(&mut self, wanted: HostRoutes, hosts: &mut BTreeSet<IpAddr>) {
         let HostRoutes { ticket, addresses } = wanted;
-        let is_new = |address: &IpAddr| {
-            !hosts.contains(address) && !range::contains(&self.outside, *address)
-        };
+        let is_new = |address: &IpAddr| !hosts.contains(address) && self.may_enter(*address);
         let new: Vec<IpAddr> = addresses.into_iter().filter(is_new).collect();
         let ok = new.is_empty()
             || (hosts.len() + new.len() <= MAX_HOST_ROUTES && self.add_routes(&new).await);
@@ -79,6 +85,11 @@ impl Network {
             });
         }
         self.driver.tell(Command::HostRoutes { ticket, ok }).await;
+    }
+
+    /// A virtual address stands for one that may.
+    fn may_enter(&self, address: IpAddr) -> bool {
+        self.standing.netmap.real(address).is_some() || !range::contains(&self.outside, address)
     }
 
     async fn add_routes(&mut self, addresses: &[IpAddr]) -> bool {
@@ -103,8 +114,9 @@ impl Network {
         if wish.addresses != standing.addresses {
             self.set_addresses(&wish).await;
         }
-        if wish.routes != standing.routes {
-            self.set_ranges(&standing.routes, wish.routes).await;
+        if wish.routes != standing.routes || wish.netmap != standing.netmap {
+            self.set_ranges(&standing.routes, wish.routes, wish.netmap)
+                .await;
         }
         if wish.dns != standing.dns {
             self.set_names(wish.dns).await;
@@ -128,7 +140,7 @@ impl Network {
         }
     }
 
-    async fn set_ranges(&mut self, standing: &[IpNetwork], wished: Vec<IpNetwork>) {
+    async fn set_ranges(&mut self, standing: &[IpNetwork], wished: Vec<IpNetwork>, netmap: Netmap) {
         let missing = |from: &[IpNetwork], of: &[IpNetwork]| -> Vec<IpNetwork> {
             of.iter()
                 .filter(|range| !from.contains(range))
@@ -158,15 +170,33 @@ impl Network {
         self.board.update(|report| {
             if let Some(network) = &mut report.network {
                 network.routes.clone_from(&wished);
+                network.virtual_ranges = virtual_ranges(&netmap);
             }
         });
-        self.driver.tell(Command::Ranges(wished)).await;
+        self.driver.tell(Command::Ranges(wished, netmap)).await;
+    }
+
+    /// The names of this session cannot be asked for any more; its addresses can.
+    fn without_host(&mut self) {
+        if let Some(host) = self.host.take() {
+            self.board.note(format!(
+                "the session {}, which had /etc/resolv.conf and passed this one's names on, has ended: they resolve again after `kvpn disconnect` and `kvpn connect` of this session",
+                host.session
+            ));
+        }
+    }
+
+    async fn tell_names(&mut self, dns: DnsConfig) -> anyhow::Result<Changed> {
+        match &mut self.host {
+            Some(host) => host.tell(&dns).await.map(|()| Changed::default()),
+            None => self.helper.set_dns(dns).await,
+        }
     }
 
     async fn set_names(&mut self, dns: DnsConfig) {
         let servers = dns.servers.clone();
         let (search, routing) = (dns.search.clone(), dns.routing.clone());
-        match self.helper.set_dns(dns).await {
+        match self.tell_names(dns).await {
             Ok(changed) => {
                 for text in changed.refused.into_iter().chain(changed.notes) {
                     tracing::info!(text, "about names");
@@ -183,4 +213,22 @@ impl Network {
                 .note(format!("changed names could not be set: {error:#}")),
         }
     }
+}
+
+/// Resolves when the host is gone; never without one.
+async fn gone(host: Option<&mut Host>) {
+    match host {
+        Some(host) => host.gone().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The same for a report.
+pub(crate) fn virtual_ranges(netmap: &Netmap) -> Vec<VirtualRange> {
+    let mappings = netmap.mappings().iter();
+    let range = |mapping: &Mapping| VirtualRange {
+        range: mapping.real(),
+        appears_as: mapping.shown(),
+    };
+    mappings.map(range).collect()
 }

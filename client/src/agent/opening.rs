@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kvpn_client_core::{ClientState, Config, Names, Path};
+use kvpn_client_core::{ClientState, Config, Names, Netmap, Path};
 use kvpn_k8s::{Cluster, Forward, GatewayPod};
 use kvpn_wire::API_CARRIER_PORT;
 use tokio::sync::mpsc;
@@ -96,6 +96,7 @@ impl Opening<'_> {
             carrier: self.access.carrier.into(),
             udp_candidates: udp.to_vec(),
             names: names.clone(),
+            netmap: Netmap::default(),
             ranges: Vec::new(),
             split_dns: true,
             host_routes: false,

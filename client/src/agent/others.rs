@@ -1,37 +1,81 @@
-//! The user's other sessions: two clusters with equal ranges cannot both be had on one machine, and a plain
-//! resolv.conf is one session's.
+//! The user's other sessions: what those with other clusters route, which names they answer, and who has a plain resolv.conf, of
+//! which there is but one.
 
+use std::fs::File;
+
+use anyhow::Context as _;
 use ipnetwork::IpNetwork;
+use rustix::fs::FlockOperation;
 
 use crate::agent::contact::Contact;
 use crate::agent::places::{Places, SessionName};
 use crate::agent::report::SessionReport;
-use crate::cli::failure::{CONFLICT, Failure};
+use crate::agent::virtual_ranges::Foreign;
 
-/// Refuses ranges that a session with another cluster routes already. Sessions with the same cluster share theirs.
+/// What other sessions have, as far as it matters to this one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Others {
+    /// What sessions with other clusters route. Those with the same cluster share their ranges.
+    pub(crate) foreign: Vec<Foreign>,
+    /// The domains of their own.
+    pub(crate) own_domains: Vec<String>,
+    /// Names of sessions with other clusters.
+    pub(crate) names: Vec<SessionName>,
+}
+
+/// While it lives, no other session of the user decides what it routes.
+#[derive(Debug)]
+pub(crate) struct Turn(#[expect(dead_code, reason = "the lock is the descriptor's")] File);
+
+/// Waits until the sessions that are just being set up have said what they route.
 ///
 /// # Errors
 ///
-/// The first conflict, with exit code 6.
-pub(crate) async fn refuse_equal_ranges(
-    places: &Places,
-    own: &SessionReport,
-    routes: &[IpNetwork],
-) -> anyhow::Result<()> {
+/// The directory that is locked for it cannot be used.
+pub(crate) async fn turn(places: &Places) -> anyhow::Result<Turn> {
+    let path = places.turn().to_owned();
+    let taken = tokio::task::spawn_blocking(move || {
+        let file = File::open(path)?;
+        rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+        std::io::Result::Ok(file)
+    });
+    let file = taken
+        .await?
+        .context("the turn among sessions cannot be waited for")?;
+    Ok(Turn(file))
+}
+
+/// Asks the user's other sessions.
+///
+/// # Errors
+///
+/// The sessions' directory cannot be read.
+pub(crate) async fn look(places: &Places, own: &SessionReport) -> anyhow::Result<Others> {
+    let mut others = Others::default();
     for other in reports(places, &own.name).await? {
-        let name = &other.name;
-        if let Some(range) = conflict(own, &other, routes) {
-            let message = format!(
-                "the range {range} is routed by the session {name} ({}) already",
-                other.context
-            );
-            let hint = format!(
-                "end it with `kvpn disconnect {name}`, or leave the range out with --exclude {range}"
-            );
-            return Err(Failure::new(CONFLICT, message).hint(hint).into());
-        }
+        others.add(own, &other);
     }
-    Ok(())
+    Ok(others)
+}
+
+impl Others {
+    fn add(&mut self, own: &SessionReport, other: &SessionReport) {
+        let Some(network) = &other.network else {
+            return;
+        };
+        self.own_domains.extend(network.own_domain.clone());
+        if other.server == own.server {
+            return;
+        }
+        self.names.push(other.name.clone());
+        let session = format!("{} ({})", other.name, other.context);
+        let hosts = network.host_routes.iter().copied().map(IpNetwork::from);
+        let ranges = network.routes.iter().copied().chain(hosts);
+        self.foreign.extend(ranges.map(|range| Foreign {
+            range,
+            session: session.clone(),
+        }));
+    }
 }
 
 /// The session, if it can be told, that has the one /etc/resolv.conf.
@@ -58,21 +102,6 @@ async fn reports(places: &Places, own: &SessionName) -> anyhow::Result<Vec<Sessi
     Ok(reports)
 }
 
-fn conflict(own: &SessionReport, other: &SessionReport, routes: &[IpNetwork]) -> Option<IpNetwork> {
-    if other.server == own.server {
-        return None;
-    }
-    let theirs = &other.network.as_ref()?.routes;
-    routes
-        .iter()
-        .copied()
-        .find(|range| theirs.iter().any(|their| overlap(*range, *their)))
-}
-
-fn overlap(one: IpNetwork, other: IpNetwork) -> bool {
-    one.contains(other.network()) || other.contains(one.network())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,27 +109,38 @@ mod tests {
     fn report(server: &str, routes: &str) -> SessionReport {
         let text = format!(
             r#"{{"name":"a","state":"connected","context":"c","namespace":"n","server":"{server}","pid":1,"log":"/l",
-            "network":{{"interface":"kvpn0","addresses":[],"routes":["{routes}"],"hostRoutes":[],"dnsBackend":"","dnsServers":[],
-            "domain":"","search":[],"routingDomains":[]}}}}"#
+            "network":{{"interface":"kvpn0","addresses":[],"routes":["{routes}"],"hostRoutes":["10.9.0.1"],"dnsBackend":"","dnsServers":[],
+            "domain":"","search":[],"routingDomains":[],"ownDomain":"a.kvpn.internal"}}}}"#
         );
         serde_json::from_str(&text).unwrap()
     }
 
     #[test]
-    fn another_clusters_equal_range_is_a_conflict() {
-        let wanted = ["10.96.0.0/12".parse().unwrap()];
+    fn another_clusters_ranges_are_foreign_and_the_same_clusters_are_not() {
         let own = report("https://a", "10.96.0.0/12");
-        assert_eq!(
-            conflict(&own, &report("https://b", "10.100.0.0/16"), &wanted),
-            Some(wanted[0])
-        );
-        assert_eq!(
-            conflict(&own, &report("https://b", "10.200.0.0/16"), &wanted),
-            None
-        );
-        assert_eq!(
-            conflict(&own, &report("https://a", "10.96.0.0/12"), &wanted),
-            None
-        );
+        let mut others = Others::default();
+        others.add(&own, &report("https://a", "10.96.0.0/12"));
+        assert!(others.foreign.is_empty() && others.names.is_empty());
+        others.add(&own, &report("https://b", "10.96.0.0/16"));
+        let ranges: Vec<String> = (others.foreign.iter())
+            .map(|foreign| foreign.range.to_string())
+            .collect();
+        assert_eq!(ranges, ["10.96.0.0/16", "10.9.0.1/32"]);
+        assert_eq!(others.foreign[0].session, "a (c)");
+        assert_eq!(others.own_domains.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn one_session_after_the_other_decides() {
+        let directory = tempfile::tempdir().unwrap();
+        let folder = directory.path();
+        let places = serde_json::json!({"run": folder, "state": folder});
+        let places: Places = serde_json::from_value(places).unwrap();
+        let first = turn(&places).await.unwrap();
+        let other = File::open(places.turn()).unwrap();
+        let try_lock = || rustix::fs::flock(&other, FlockOperation::NonBlockingLockExclusive);
+        assert!(try_lock().is_err());
+        drop(first);
+        try_lock().unwrap();
     }
 }

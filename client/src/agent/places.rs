@@ -162,6 +162,11 @@ impl Places {
         self.run.join(format!("{name}.lock"))
     }
 
+    /// What a session keeps locked while it decides what it routes: the directory itself, so that no file stays behind.
+    pub(crate) fn turn(&self) -> &Path {
+        &self.run
+    }
+
     /// The session's log.
     pub(crate) fn log(&self, name: &SessionName) -> PathBuf {
         self.state.join(format!("{name}.log"))

@@ -150,7 +150,7 @@ pub(crate) struct NetworkReport {
     pub(crate) routes: Vec<IpNetwork>,
     /// Single addresses that go into the tunnel because a name had them.
     pub(crate) host_routes: Vec<IpAddr>,
-    /// How names are split: `systemd-resolved` or `resolv.conf`.
+    /// How names are split: `systemd-resolved`, `resolv.conf`, or `resolv.conf of session NAME`, which passes them on.
     pub(crate) dns_backend: String,
     /// Where the cluster's names are asked: the agent's own stub.
     pub(crate) dns_servers: Vec<IpAddr>,
@@ -160,6 +160,37 @@ pub(crate) struct NetworkReport {
     pub(crate) search: Vec<String>,
     /// Domains that go to the stub.
     pub(crate) routing_domains: Vec<String>,
+    /// A domain below which all names of this cluster are, whatever other sessions there are.
+    #[serde(default)]
+    pub(crate) own_domain: Option<String>,
+    /// Ranges of the cluster that programs see in others, because another session has them.
+    #[serde(default)]
+    pub(crate) virtual_ranges: Vec<VirtualRange>,
+    /// What of the cluster's ranges stays with other interfaces of this machine.
+    #[serde(default)]
+    pub(crate) overlaps: Vec<OverlapReport>,
+}
+
+/// A range of the cluster, and where programs see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct VirtualRange {
+    /// What the cluster has.
+    pub(crate) range: IpNetwork,
+    /// What is routed instead.
+    pub(crate) appears_as: IpNetwork,
+}
+
+/// A part of a cluster's range that something else on this machine has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct OverlapReport {
+    /// The cluster's range.
+    pub(crate) range: IpNetwork,
+    /// The subnet, or the range of another VPN's route.
+    pub(crate) with: IpNetwork,
+    /// The interface that leads there.
+    pub(crate) interface: String,
 }
 
 /// What a session exposes.
@@ -212,7 +243,9 @@ mod tests {
         "offload": {"tun": "TSO+USO", "udp": "GSO+GRO"},
         "network": {"interface": "kvpn0", "addresses": ["198.19.0.2"], "routes": ["10.96.0.0/16"], "hostRoutes": [],
                     "dnsBackend": "resolv.conf", "dnsServers": ["198.19.0.3"], "domain": "cluster.local",
-                    "search": ["shop.svc.cluster.local"], "routingDomains": ["cluster.local"]},
+                    "search": ["shop.svc.cluster.local"], "routingDomains": ["cluster.local"], "ownDomain": "dev-shop.kvpn.internal",
+                    "virtualRanges": [{"range": "10.96.0.0/16", "appearsAs": "100.64.0.0/16"}],
+                    "overlaps": [{"range": "10.244.0.0/16", "with": "10.244.3.0/24", "interface": "tun0"}]},
         "traffic": {"sentBytes": 1, "receivedBytes": 2, "flows": 3, "rttMillis": 0.2, "mtu": 1440, "handshakeSeconds": 4, "dropped": {"full": 1}},
         "notes": []
     }"#;

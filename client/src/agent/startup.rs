@@ -16,15 +16,18 @@ use tokio::sync::mpsc;
 use crate::agent::board::Board;
 use crate::agent::check::{self, PublicName};
 use crate::agent::driver::{Command, Figures, Handle, HostRoutes, Occurrence};
+use crate::agent::guests::Host;
 use crate::agent::laptop::{self, Laptop};
 use crate::agent::message::Start;
-use crate::agent::network::Wish;
+use crate::agent::network::{self, Wish};
 use crate::agent::opening::{Opened, Opening};
+use crate::agent::others::{self, Others, Turn};
+use crate::agent::places::SessionName;
 use crate::agent::ranges::{self, Findings, Plan};
 use crate::agent::report::NetworkReport;
 use crate::agent::session::{self, Keys};
 use crate::agent::upstream::Upstream;
-use crate::agent::{gateway, names, now, others};
+use crate::agent::{gateway, names, now};
 use crate::cli::failure::{CONFLICT, FAILED, Failure};
 use crate::helper::{Configured, DnsBackend, DnsConfig, HelperConnection, NetworkConfig};
 use crate::os::Taken;
@@ -60,6 +63,8 @@ pub(crate) struct Standing {
     pub(crate) udp_candidates: Vec<SocketAddr>,
     /// What stays outside the tunnel even if a name has such an address.
     pub(crate) outside: Vec<IpNetwork>,
+    /// The session that has /etc/resolv.conf, if another one has.
+    pub(crate) host: Option<Host>,
 }
 
 /// What was learnt about cluster and machine.
@@ -86,12 +91,15 @@ impl Startup<'_> {
         )
         .await?;
         let learnt = self.learn(&gateway).await?;
-        let plan = self.plan(&learnt).await?;
-        let names = self.names(&learnt, &plan);
+        let turn = self.turn().await?;
+        let others = self.others().await?;
+        let plan = self.plan(&learnt, &others)?;
+        let names = self.names(&learnt, &plan, &others);
         let dns = names::dns_config(session::stubs(&learnt.opened.keys.grant), &names);
-        let configured = self
-            .configure(&learnt.opened.keys.grant, &plan, &dns)
+        let (configured, host) = self
+            .configure(&learnt.opened.keys.grant, &plan, &names, &dns)
             .await?;
+        drop(turn);
         let Learnt {
             opened:
                 Opened {
@@ -106,12 +114,14 @@ impl Startup<'_> {
         let opening = self.opening();
         let config = Config {
             ranges: plan.routes.clone(),
+            netmap: plan.netmap.clone(),
             split_dns: configured.split,
             host_routes: true,
             ..opening.config(&keys, &udp_candidates, &names)
         };
         let (driver, news) = opening.drive(config);
-        let upstream = Upstream::new(&configured.upstreams);
+        let guests = self.board.guests.clone();
+        let upstream = Upstream::new(&configured.upstreams, guests);
         tokio::spawn(upstream.serve(news.question_rx, driver.clone()));
         driver
             .tell(Command::Tun(configured.tun, configured.offload))
@@ -128,6 +138,7 @@ impl Startup<'_> {
         let wish = Wish {
             addresses: session::blocks(&keys.grant)?,
             routes: plan.routes,
+            netmap: plan.netmap,
             dns,
         };
         Ok(Standing {
@@ -141,6 +152,7 @@ impl Startup<'_> {
             resolvers: laptop.resolvers,
             udp_candidates,
             outside,
+            host,
         })
     }
 
@@ -193,8 +205,23 @@ impl Startup<'_> {
         })
     }
 
+    /// Waits for other sessions that are just being set up: each has to know what those before it route.
+    async fn turn(&self) -> anyhow::Result<Option<Turn>> {
+        if self.is_programs() {
+            return Ok(None);
+        }
+        others::turn(&self.start.places).await.map(Some)
+    }
+
+    async fn others(&self) -> anyhow::Result<Others> {
+        if self.is_programs() {
+            return Ok(Others::default());
+        }
+        others::look(&self.start.places, &self.board.report(now())).await
+    }
+
     /// Decides what is routed.
-    async fn plan(&self, learnt: &Learnt) -> anyhow::Result<Plan> {
+    fn plan(&self, learnt: &Learnt, others: &Others) -> anyhow::Result<Plan> {
         let Learnt {
             laptop, discovery, ..
         } = learnt;
@@ -205,24 +232,25 @@ impl Startup<'_> {
             .chain(&learnt.opened.udp_candidates)
             .map(SocketAddr::ip);
         let grant = &learnt.opened.keys.grant;
-        let findings = Findings::of(self.start, laptop, discovery, grant, endpoints);
-        let plan = ranges::plan(&findings).map_err(|swallowed| {
-            Failure::new(CONFLICT, swallowed.to_string())
-                .hint("name a smaller range, or leave that network")
+        let findings = Findings {
+            foreign: others.foreign.clone(),
+            ..Findings::of(self.start, laptop, discovery, grant, endpoints)
+        };
+        let plan = ranges::plan(&findings).map_err(|conflict| {
+            Failure::new(CONFLICT, conflict.to_string()).hint(conflict.hint())
         })?;
         for note in &plan.notes {
             self.board.note(note);
         }
-        if !self.is_programs() {
-            let report = self.board.report(now());
-            others::refuse_equal_ranges(&self.start.places, &report, &plan.routes).await?;
-        }
         Ok(plan)
     }
 
-    fn names(&self, learnt: &Learnt, plan: &Plan) -> Names {
+    fn names(&self, learnt: &Learnt, plan: &Plan, others: &Others) -> Names {
+        let own_domain = (!self.is_programs())
+            .then(|| names::own_domain(&self.board.report(now()).name, &others.own_domains));
         let names = Names {
             reverse: plan.reverse.clone(),
+            own_domain,
             ..names::known(
                 self.cluster.namespace(),
                 &learnt.opened.keys.grant,
@@ -236,6 +264,13 @@ impl Startup<'_> {
                 "SERVICE.NAMESPACE is not routed: the namespace is a public domain too"
             );
         }
+        if let (Some(domain), false) = (&names.own_domain, others.names.is_empty()) {
+            let others: Vec<&str> = others.names.iter().map(SessionName::as_str).collect();
+            self.board.note(format!(
+                "{} is connected to another cluster: a name that both have may be answered by either; SERVICE.NAMESPACE.{domain} is always this one's",
+                others.join(", ")
+            ));
+        }
         names
     }
 
@@ -243,8 +278,9 @@ impl Startup<'_> {
         &mut self,
         grant: &SessionGrant,
         plan: &Plan,
+        names: &Names,
         dns: &DnsConfig,
-    ) -> anyhow::Result<Configured> {
+    ) -> anyhow::Result<(Configured, Option<Host>)> {
         self.board.step("setting routes and names");
         let config = NetworkConfig {
             name: None,
@@ -255,14 +291,13 @@ impl Startup<'_> {
             dns_backend: DnsBackend::Auto,
             offload: self.start.access.offload.is_on(),
         };
-        let configured = match self.helper.configure(config).await {
-            Ok(configured) => configured,
-            Err(error) => return Err(self.not_set_up(error).await),
+        let (configured, host) = match self.helper.configure(config.clone()).await {
+            Ok(configured) => (configured, None),
+            Err(error) => self.configure_as_guest(config, names, error).await?,
         };
         for text in configured.refused.iter().chain(&configured.notes) {
             self.board.note(text);
         }
-        let domain = names::domain(&grant.cluster.search);
         self.board.update(|report| {
             report.network = Some(NetworkReport {
                 interface: configured.name.clone(),
@@ -275,26 +310,50 @@ impl Startup<'_> {
                 host_routes: Vec::new(),
                 dns_backend: configured.dns_backend.clone(),
                 dns_servers: dns.servers.clone(),
-                domain,
+                domain: names.domain.clone(),
                 search: dns.search.clone(),
                 routing_domains: dns.routing.clone(),
+                own_domain: names.own_domain.clone(),
+                virtual_ranges: network::virtual_ranges(&plan.netmap),
+                overlaps: plan.overlaps.clone(),
             });
         });
-        Ok(configured)
+        Ok((configured, host))
     }
 
-    async fn not_set_up(&self, error: anyhow::Error) -> anyhow::Error {
+    /// Without /etc/resolv.conf, if one of the user's sessions has it: that one passes this one's names on.
+    async fn configure_as_guest(
+        &mut self,
+        config: NetworkConfig,
+        names: &Names,
+        error: anyhow::Error,
+    ) -> anyhow::Result<(Configured, Option<Host>)> {
         let Some(Taken(what)) = error.downcast_ref::<Taken>() else {
-            return error.context("this machine's network could not be set up");
+            return Err(error.context("this machine's network could not be set up"));
         };
-        let name = &self.board.report(now()).name;
-        let other = others::holder_of_resolv_conf(&self.start.places, name).await;
-        let other = other.map_or_else(|| "SESSION".to_owned(), |name| name.to_string());
-        Failure::new(CONFLICT, what)
-            .hint(format!(
-                "end that session first: `kvpn disconnect {other}`; with systemd-resolved several can be there at once"
-            ))
-            .into()
+        let name = self.board.report(now()).name;
+        let holder = others::holder_of_resolv_conf(&self.start.places, &name).await;
+        let (Some(holder), Some(dns)) = (holder, config.dns.clone()) else {
+            let failure = Failure::new(CONFLICT, what);
+            return Err(failure
+                .hint("it is another user's; with systemd-resolved several can be there at once")
+                .into());
+        };
+        let mut host = Host::find(&self.start.places, holder, name).await?;
+        let nameless = NetworkConfig {
+            dns: None,
+            ..config
+        };
+        let mut configured = self.helper.configure(nameless).await?;
+        host.tell(&dns).await?;
+        configured.dns_backend = format!("resolv.conf of session {}", host.session);
+        self.board.note(format!(
+            "/etc/resolv.conf is the session {}'s, which passes this one's names on: SERVICE.NAMESPACE unless it has the namespace itself, and SERVICE.NAMESPACE.{} always; names without a dot, *.svc and *.{} are that session's",
+            host.session,
+            names.own_domain.as_deref().unwrap_or_default(),
+            names.domain,
+        ));
+        Ok((configured, Some(host)))
     }
 
     /// Tries every way on which programs ask for names. The cluster's answer came through the tunnel from the
@@ -311,13 +370,22 @@ impl Startup<'_> {
             .next()
             .context("the gateway granted no addresses")?;
         check::stub(stub, &names.domain).await?;
-        let (system, public) = tokio::join!(check::system(&names.domain), async {
-            match &public {
-                Some(name) => name.after().await,
-                None => Ok(()),
+        let (system, own, public) = tokio::join!(
+            check::system(&names.domain),
+            async {
+                match &names.own_domain {
+                    Some(domain) => check::system(domain).await,
+                    None => Ok(()),
+                }
+            },
+            async {
+                match &public {
+                    Some(name) => name.after().await,
+                    None => Ok(()),
+                }
             }
-        });
-        system.map_err(|error| {
+        );
+        system.and(own).map_err(|error| {
             let failure = Failure::new(FAILED, format!("{error:#}"));
             failure.hint("look at the `hosts:` line of /etc/nsswitch.conf and at /etc/resolv.conf; `kvpn doctor` shows which resolver is used")
         })?;

@@ -1,4 +1,5 @@
-//! Forwards names that are not the cluster's to the machine's former resolvers, where the system cannot split.
+//! Forwards names that are not the cluster's to the machine's former resolvers, where the system cannot split; those of another session
+//! to that one.
 //!
 //! Passes messages on unread but for their id: what programs ask of the internet is none of kvpn's business.
 
@@ -12,6 +13,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::agent::driver::{Command, Handle, Question};
+use crate::agent::guests::Guests;
 
 /// How long one resolver may take; programs give up after 5 s as a rule, and there may be a second resolver.
 const SERVER_LIMIT: Duration = Duration::from_millis(2400);
@@ -20,10 +22,11 @@ const MAX_QUESTIONS: usize = 256;
 /// The longest answer over UDP: EDNS(0) lets programs ask for up to 64 KiB, nobody sends more than this.
 const MAX_DATAGRAM: usize = 8192;
 
-/// The machine's former resolvers. Cheap to clone.
+/// The machine's former resolvers, and guests. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Upstream {
     servers: Arc<[SocketAddr]>,
+    guests: Guests,
     /// For one resolver.
     limit: Duration,
     places: Arc<Semaphore>,
@@ -31,9 +34,10 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     /// Resolvers in the order in which the machine asked them.
-    pub(crate) fn new(servers: &[SocketAddr]) -> Self {
+    pub(crate) fn new(servers: &[SocketAddr], guests: Guests) -> Self {
         Self {
             servers: servers.into(),
+            guests,
             limit: SERVER_LIMIT,
             places: Arc::new(Semaphore::new(MAX_QUESTIONS)),
         }
@@ -53,7 +57,8 @@ impl Upstream {
     /// Asks the resolvers one after the other; `None` when none answered.
     pub(crate) async fn ask(&self, query: &[u8], tcp: bool) -> Option<Vec<u8>> {
         let _place = self.places.try_acquire().ok()?;
-        for server in self.servers.iter() {
+        let guests = self.guests.servers(query);
+        for server in guests.as_deref().unwrap_or(&self.servers) {
             let answer = async {
                 if tcp {
                     over_tcp(*server, query).await
@@ -137,7 +142,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_answer_with_the_right_id_is_taken() {
-        let upstream = Upstream::new(&[resolver(true).await]);
+        let upstream = Upstream::new(&[resolver(true).await], Guests::default());
         let answer = upstream.ask(QUERY, false).await.unwrap();
         assert_eq!(answer[..3], [7, 7, 0x81]);
     }
@@ -147,12 +152,12 @@ mod tests {
         let servers = [resolver(false).await, resolver(true).await];
         let upstream = Upstream {
             limit: Duration::from_millis(100),
-            ..Upstream::new(&servers)
+            ..Upstream::new(&servers, Guests::default())
         };
         assert!(upstream.ask(QUERY, false).await.is_some());
         let upstream = Upstream {
             limit: Duration::from_millis(10),
-            ..Upstream::new(&servers[..1])
+            ..Upstream::new(&servers[..1], Guests::default())
         };
         assert_eq!(upstream.ask(QUERY, false).await, None);
     }

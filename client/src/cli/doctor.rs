@@ -10,6 +10,8 @@ use serde::Serialize;
 
 use crate::agent::laptop::{self, Laptop};
 use crate::agent::places::Places;
+use crate::agent::ranges;
+use crate::agent::report::OverlapReport;
 use crate::cli::failure::{FAILED, Failure};
 use crate::cli::kube::kube;
 use crate::cli::output::{self, Format, OutputArgs};
@@ -350,16 +352,25 @@ fn check_overlaps(laptop: &Laptop, ranges: Option<Ranges>) -> Check {
             "the cluster's ranges are not known",
         );
     };
-    let overlaps = range::intersect(&ranges, &laptop.subnets);
+    let overlaps = ranges::overlaps(&ranges, laptop);
     if overlaps.is_empty() {
         return Check::ok(
             "networks",
             "this machine's networks and the cluster's ranges do not overlap",
         );
     }
-    let list: Vec<String> = overlaps.iter().map(ToString::to_string).collect();
+    let list: Vec<String> = (overlaps.iter())
+        .map(|overlap| {
+            let OverlapReport {
+                range,
+                with,
+                interface,
+            } = overlap;
+            format!("{with} of {interface} (in {range})")
+        })
+        .collect();
     let text = format!(
-        "this machine is in {}, which the cluster uses too",
+        "this machine has {}, which the cluster uses too",
         list.join(", ")
     );
     Check::warning(
@@ -416,16 +427,24 @@ fn table(checks: &[Check]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::laptop::Occupied;
 
     #[test]
     fn an_overlap_is_a_warning_with_the_overlapping_part() {
         let laptop = Laptop {
-            subnets: vec!["192.168.1.0/24".parse().unwrap()],
+            subnets: vec![Occupied {
+                range: "192.168.1.0/24".parse().unwrap(),
+                interface: "wlan0".to_owned(),
+            }],
             ..Laptop::default()
         };
         let check = check_overlaps(&laptop, Some(vec!["192.168.0.0/16".parse().unwrap()]));
         assert_eq!(check.verdict, Verdict::Warning);
-        assert!(check.detail.contains("192.168.1.0/24"), "{}", check.detail);
+        assert!(
+            check.detail.contains("192.168.1.0/24 of wlan0"),
+            "{}",
+            check.detail
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use kvpn_k8s::{Cluster, Error as ClusterError, Restored, Whose};
 
 use crate::agent::places::Places;
 use crate::cli::exposures::{Exposures, Own, Part, own};
-use crate::cli::failure::{CONFLICT, Failure};
+use crate::cli::failure::{CONFLICT, FAILED, Failure};
 use crate::cli::kube::kube;
 use crate::cli::progress::Display;
 use crate::cli::{Situation, unexpose};
@@ -131,7 +131,7 @@ impl Restore<'_> {
                 .cluster
                 .restore_service(namespace, service, &whose)
                 .await?;
-            if restored == Restored::Nothing {
+            if matches!(restored, Restored::Nothing | Restored::Absent) {
                 return Ok(());
             }
         }
@@ -146,9 +146,17 @@ impl Restore<'_> {
     async fn nothing_found(&self) -> anyhow::Result<()> {
         let namespace = self.cluster.namespace();
         if let Some(service) = &self.args.service {
-            self.cluster
-                .restore_service(namespace, service, &Whose::Everybody)
+            let everybody = &Whose::Everybody;
+            let restored = self
+                .cluster
+                .restore_service(namespace, service, everybody)
                 .await?;
+            if restored == Restored::Absent {
+                let message = format!("there is no Service {namespace}/{service}");
+                return Err(Failure::new(FAILED, message)
+                    .hint("`kvpn list` shows what is exposed")
+                    .into());
+            }
             self.display
                 .result(&format!("Service {namespace}/{service} is not exposed"));
         } else {

@@ -86,10 +86,12 @@ fn uninstall(situation: &Situation) -> anyhow::Result<ExitCode> {
     as_root("uninstall")?;
     let any = service::uninstall().context("the service cannot be removed")?;
     if !situation.globals.quiet {
-        output::print(if any {
-            "the service is removed, its group and user too"
-        } else {
-            "there is no service"
+        output::print(match any {
+            true if service::is_packaged() => {
+                "the service is stopped and disabled; the rest goes with its package"
+            }
+            true => "the service is removed, its group and user too",
+            false => "there is no service",
         });
     }
     Ok(ExitCode::SUCCESS)

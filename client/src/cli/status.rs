@@ -11,7 +11,8 @@ use crate::agent::contact::Contact;
 use crate::agent::lock::{self, Held, Holder};
 use crate::agent::places::{Places, SessionName};
 use crate::agent::report::{
-    CarrierReport, GatewayReport, NetworkReport, SessionReport, State, TrafficReport,
+    CarrierReport, GatewayReport, NetworkReport, OverlapReport, SessionReport, State,
+    TrafficReport, VirtualRange,
 };
 use crate::cli::Situation;
 use crate::cli::failure::{Failure, NOT_CONNECTED};
@@ -251,6 +252,19 @@ fn network_rows(network: &NetworkReport) -> Vec<Row> {
     if !network.host_routes.is_empty() {
         rows.insert(2, ("host routes", join(&network.host_routes)));
     }
+    let shown = network.virtual_ranges.iter();
+    rows.extend(shown.map(|VirtualRange { range, appears_as }| {
+        ("virtual range", format!("{range} appears as {appears_as}"))
+    }));
+    let overlaps = network.overlaps.iter();
+    rows.extend(overlaps.map(|overlap| {
+        let OverlapReport {
+            range,
+            with,
+            interface,
+        } = overlap;
+        ("overlap", format!("{range} with {with} of {interface}"))
+    }));
     rows
 }
 

@@ -40,6 +40,7 @@ mod tests {
             namespace: "orders".to_owned(),
             domain: "cluster.local".to_owned(),
             namespaces: vec!["orders".to_owned(), "dev".to_owned(), "a\"b".to_owned()],
+            own_domain: None,
             reverse: Vec::new(),
         };
         let file = file("127.0.0.1:3128".parse().unwrap(), &names);

@@ -40,6 +40,7 @@ impl Stage {
             namespace: "default".to_owned(),
             domain: "cluster.local".to_owned(),
             namespaces: Vec::new(),
+            own_domain: None,
             reverse: Vec::new(),
         });
         let credentials = password.map(|password| Credentials::new(password.to_owned()));

@@ -21,8 +21,10 @@ pub enum Whose {
 /// What a restore did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Restored {
-    /// Nothing: the Service is gone, not exposed, or not exposed for that session.
+    /// Nothing: the Service is not exposed, or not for that session.
     Nothing,
+    /// Nothing: there is no such Service.
+    Absent,
     /// The session's part ended; others have theirs.
     Shared,
     /// The Service is what it was. Its shadow is still there.

@@ -220,12 +220,12 @@ impl Cluster {
         whose: &Whose,
     ) -> Result<Restored, Error> {
         let Some(found) = self.service(namespace, service).await? else {
-            return Ok(Restored::Nothing);
+            return Ok(Restored::Absent);
         };
         match restore(&found, whose)? {
             Step::Nothing => Ok(Restored::Nothing),
             Step::Patch(patch, restored) => match self.patch_service(&found, &patch).await {
-                Err(Error::NotFound { .. }) => Ok(Restored::Nothing),
+                Err(Error::NotFound { .. }) => Ok(Restored::Absent),
                 done => done.map(|()| restored),
             },
             Step::Delete => self

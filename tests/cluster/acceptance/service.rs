@@ -1,6 +1,7 @@
 //! The installed service on a booted systemd with a laptop's network: an ordinary user connects without sudo, and whatever is
 //! killed, nothing is left.
 
+use std::process::Command;
 use std::time::Duration;
 
 use kvpn::cluster::{Cluster, PATIENCE};
@@ -8,6 +9,7 @@ use kvpn::gateway::Datapath;
 use kvpn::laptop::{Laptop, Resolver};
 use kvpn::machine::Machine;
 use kvpn::outcome::{Outcome, eventually};
+use kvpn::packages::packages;
 
 const SOON: Duration = Duration::from_secs(10);
 /// Asks a Service by its short name, as programs do.
@@ -24,14 +26,15 @@ struct Desk {
 }
 
 impl Desk {
-    fn boot(name: &str) -> Option<Self> {
+    /// With this file to be seen there, the program or a package of it.
+    fn boot(name: &str, file: &str) -> Option<Self> {
         let cluster = Cluster::get();
         if !cluster.has("laptops with a network of their own") {
             return None;
         }
         let laptop = Laptop::start(name, Resolver::Plain);
         let kubeconfig = format!("{}:/mnt/kubeconfig", cluster.kubeconfig.display());
-        let machine = Machine::boot_with(name, &["--netns", laptop.name(), &kubeconfig]);
+        let machine = Machine::boot_with(name, &["--netns", laptop.name(), &kubeconfig, file]);
         machine
             .shell("install -D -o ana -g ana -m 600 /mnt/kubeconfig /home/ana/.kube/config")
             .ok();
@@ -85,7 +88,7 @@ impl Desk {
 
 #[test]
 fn a_member_of_the_group_connects_without_sudo() {
-    let Some(desk) = Desk::boot("service") else {
+    let Some(desk) = Desk::boot("service", &Machine::program()) else {
         return;
     };
     let before = desk.machine.traces();
@@ -118,7 +121,7 @@ fn a_member_of_the_group_connects_without_sudo() {
 
 #[test]
 fn a_session_begins_at_login() {
-    let Some(desk) = Desk::boot("login") else {
+    let Some(desk) = Desk::boot("login", &Machine::program()) else {
         return;
     };
     desk.machine.shell("kvpn service install --user ana").ok();
@@ -135,4 +138,36 @@ fn a_session_begins_at_login() {
     desk.is_clean("disconnect");
     let units = desk.ana("find .config -name 'kvpn*'").ok();
     assert_eq!(units.stdout, "", "it begins at no login any more");
+}
+
+/// On a clean machine, two commands: the package, and `connect`. Removed, it leaves nothing.
+#[test]
+fn from_a_package_to_the_first_answer() {
+    let found = Outcome::of(
+        Command::new("find")
+            .arg(packages())
+            .args(["-name", "*.deb"]),
+    );
+    let package = format!("{}:/mnt/kvpn.deb", found.ok().stdout.trim());
+    let Some(desk) = Desk::boot("package", &package) else {
+        return;
+    };
+    let before = desk.machine.traces();
+    let installed = desk
+        .machine
+        .shell("DEBIAN_FRONTEND=noninteractive apt-get install -qq /mnt/kvpn.deb");
+    let installed = installed.ok().took;
+    desk.machine.shell("gpasswd --add ana kvpn").ok();
+    let connected = desk.connect("").ok().took;
+    let answered = desk.ana(&format!("bash -c \"{ASK}\"")).ok().took;
+    println!("install {installed:.2?}, connect {connected:.2?}, the first answer {answered:.2?}");
+    desk.machine
+        .shell("DEBIAN_FRONTEND=noninteractive apt-get purge -qq kvpn")
+        .ok();
+    desk.is_clean("purge");
+    assert!(
+        eventually(SOON, || desk.machine.traces() == before),
+        "{}",
+        desk.machine.traces()
+    );
 }

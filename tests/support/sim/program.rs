@@ -40,6 +40,8 @@ pub(crate) struct Programs {
     pub(crate) answers: Vec<Vec<u8>>,
     /// Packets that no program asked for.
     pub(crate) unasked: usize,
+    /// Where packets go instead, if the programs are somebody else's.
+    pub(crate) tapped: Option<Vec<Vec<u8>>>,
 }
 
 impl Programs {
@@ -61,6 +63,7 @@ impl Programs {
             too_big: Vec::new(),
             answers: Vec::new(),
             unasked: 0,
+            tapped: None,
         }
     }
 
@@ -124,6 +127,9 @@ impl Programs {
     pub(crate) fn handle_packet(&mut self, packet: &[u8], now: Instant) {
         let ip = Ip::parse(packet).expect("the client gives whole packets");
         assert_eq!(ip.dst(), self.client(), "a packet for somebody else");
+        if let Some(tapped) = &mut self.tapped {
+            return tapped.push(packet.to_vec());
+        }
         if let Some(udp) = ip.udp() {
             match udp.dst_port() {
                 ECHO_PORT => self.datagrams.push(udp.payload().to_vec()),

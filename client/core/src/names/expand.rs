@@ -4,6 +4,7 @@
 //!
 //! | asked | means |
 //! |---|---|
+//! | any form of a name below the session's own domain | what the form means |
 //! | anything under the cluster domain | itself |
 //! | reverse name within a cluster range | itself |
 //! | `….NS` with a known namespace | `….NS.svc.DOMAIN` |
@@ -16,7 +17,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::op::Message;
+use hickory_proto::rr::{Name, RData, RecordType};
 use ipnetwork::IpNetwork;
 use kvpn_wire::name::{self, is_public_tld, is_special_use};
 
@@ -35,6 +37,7 @@ pub(crate) enum Meaning {
 #[derive(Debug)]
 pub(crate) struct Scope {
     domain: Name,
+    own_domain: Option<Name>,
     namespace: String,
     namespaces: BTreeSet<String>,
     reverse: Vec<IpNetwork>,
@@ -44,6 +47,7 @@ impl Scope {
     pub(crate) fn new(names: &Names) -> Self {
         Self {
             domain: absolute(&names.domain),
+            own_domain: names.own_domain.as_deref().map(absolute),
             namespace: names.namespace.to_ascii_lowercase(),
             namespaces: names.routable_namespaces().collect(),
             reverse: names.reverse.clone(),
@@ -52,6 +56,9 @@ impl Scope {
 
     /// What `asked` means when it is asked for records of `record_type`.
     pub(crate) fn meaning(&self, asked: &Name, record_type: RecordType) -> Meaning {
+        if let Some(form) = self.below_own(asked) {
+            return cluster(self.expanded(&form));
+        }
         let labels: Vec<String> = asked.iter().map(lowercase).collect();
         let Some(last) = labels.last() else {
             return Meaning::Foreign;
@@ -70,6 +77,68 @@ impl Scope {
             return cluster(self.below(asked, &[&self.namespace, "svc"]));
         }
         Meaning::Foreign
+    }
+
+    /// Names that an answer to a question below the session's own domain leads on to are asked for there, too: under the
+    /// cluster domain another cluster might answer.
+    pub(crate) fn own(&self, answer: &mut Message) {
+        let asked = answer.queries.first();
+        if asked.is_none_or(|query| self.below_own(&query.name).is_none()) {
+            return;
+        }
+        let sections = [
+            &mut answer.answers,
+            &mut answer.authorities,
+            &mut answer.additionals,
+        ];
+        for record in sections.into_iter().flatten() {
+            self.move_below_own(&mut record.name);
+            match &mut record.data {
+                RData::CNAME(target) => self.move_below_own(&mut target.0),
+                RData::SRV(service) => self.move_below_own(&mut service.target),
+                _ => {}
+            }
+        }
+    }
+
+    fn move_below_own(&self, name: &mut Name) {
+        if self.domain.zone_of(name)
+            && let Some(own) = &self.own_domain
+            && let Ok(longer) = name.clone().append_domain(own)
+        {
+            *name = longer;
+        }
+    }
+
+    /// What stands before the session's own domain, if `asked` is below it.
+    fn below_own(&self, asked: &Name) -> Option<Name> {
+        let own = self.own_domain.as_ref()?;
+        let form = usize::from(asked.num_labels()).checked_sub(own.num_labels().into())?;
+        (form > 0 && own.zone_of(asked))
+            .then(|| Name::from_labels(asked.iter().take(form)).ok())
+            .flatten()
+    }
+
+    /// What `form` means where nothing but names of this cluster can be meant.
+    fn expanded(&self, form: &Name) -> Option<Name> {
+        let labels: Vec<String> = form.iter().map(lowercase).collect();
+        let mut absolute = form.clone();
+        absolute.set_fqdn(true);
+        if self.domain.zone_of(&absolute) {
+            return Some(absolute);
+        }
+        let is_port = |label: &String| label.starts_with('_');
+        match labels.iter().filter(|label| !is_port(label)).count() {
+            0 => None,
+            1 => self.below(form, &[&self.namespace, "svc"]),
+            _ if labels
+                .last()
+                .is_some_and(|last| last == "svc" || last == "pod") =>
+            {
+                self.below(form, &[])
+            }
+            _ => self.below(form, &["svc"]),
+        }
     }
 
     /// `asked` + `between` + the cluster domain; none when that is longer than a name may be.
@@ -106,6 +175,7 @@ impl Names {
     /// `svc`, `pod`, namespaces that hijack no public domain, reverse zones.
     pub fn routing_domains(&self) -> Vec<String> {
         let mut domains = vec![self.domain.clone(), "svc".to_owned(), "pod".to_owned()];
+        domains.extend(self.own_domain.clone());
         domains.extend(self.routable_namespaces().collect::<BTreeSet<_>>());
         let zones: BTreeSet<_> = self
             .reverse

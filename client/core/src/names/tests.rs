@@ -3,9 +3,10 @@
 use super::*;
 
 use hickory_proto::rr::RData;
-use hickory_proto::rr::rdata::CNAME;
+use hickory_proto::rr::rdata::{CNAME, PTR, SRV};
 use kvpn_netstack as netstack;
 
+use crate::Mapping;
 use crate::testing::{CLIENT, Rig, STUB, absolute, at, config, ip, question, udp};
 
 fn rig() -> Rig {
@@ -162,7 +163,7 @@ fn an_answer_waits_for_its_host_route() {
         2,
         "the route stays"
     );
-    rig.client.set_ranges(Vec::new());
+    rig.client.set_ranges(Vec::new(), Netmap::default());
     assert_eq!(rig.ask("web", RecordType::A), None);
     rig.run(1_000);
     assert_eq!(
@@ -406,5 +407,94 @@ fn another_port_is_refused() {
             .any(|event| matches!(event, netstack::Event::TcpReset { .. })),
         "{:?}",
         program.events
+    );
+}
+
+/// The cluster's 10.96.0.0/12 appears as 100.64.0.0/12; 10.96.0.1 is the API server's and stays outside.
+fn mapped() -> Rig {
+    let mapping = Mapping::new(
+        "10.96.0.0/12".parse().unwrap(),
+        "100.64.0.0/12".parse().unwrap(),
+    );
+    let shown = vec!["100.64.0.0/12".parse().unwrap()];
+    let mut config = config();
+    config.netmap = Netmap::new(
+        mapping.into_iter().collect(),
+        vec!["10.96.0.1/32".parse().unwrap()],
+    );
+    config.names.reverse.clone_from(&shown);
+    config.names.own_domain = Some("b.kvpn.internal".to_owned());
+    config.ranges = shown;
+    config.host_routes = false;
+    let mut rig = Rig::new(config);
+    rig.zone.add_a("web.orders.svc.cluster.local", "10.96.0.7");
+    rig
+}
+
+#[test]
+fn addresses_of_a_mapped_range_are_answered_as_virtual_ones() {
+    let mut rig = mapped();
+    let zone = &mut rig.zone;
+    zone.add_a("all.default.svc.cluster.local", "10.96.0.1");
+    zone.add_a("all.default.svc.cluster.local", "100.64.0.9");
+    zone.add_a("all.default.svc.cluster.local", "192.0.2.1");
+    let mut addresses = |name: &str| -> Vec<IpAddr> {
+        let answer = rig.ask(name, RecordType::A).unwrap();
+        let records = answer.answers.iter();
+        records.filter_map(|record| record.data.ip_addr()).collect()
+    };
+    assert_eq!(addresses("web"), [ip("100.64.0.7")]);
+    assert_eq!(
+        addresses("all.default"),
+        [ip("10.96.0.1"), ip("192.0.2.1")],
+        "what is outside stays; an address behind the virtual range cannot be reached"
+    );
+}
+
+#[test]
+fn a_virtual_address_has_the_real_ones_name() {
+    let mut rig = mapped();
+    let web = absolute("web.orders.svc.cluster.local");
+    rig.zone
+        .add("7.0.96.10.in-addr.arpa", RData::PTR(PTR(web.clone())));
+    let asked = "7.0.64.100.in-addr.arpa";
+    let answer = rig.ask(asked, RecordType::PTR).unwrap();
+    assert_eq!(answer.answers[0].name, absolute(asked));
+    assert_eq!(answer.answers[0].data, RData::PTR(PTR(web)));
+    let real = rig.ask("7.0.96.10.in-addr.arpa", RecordType::PTR).unwrap();
+    assert_eq!(
+        code(&real),
+        ResponseCode::Refused,
+        "the other session's to say"
+    );
+}
+
+#[test]
+fn what_an_answer_leads_on_to_stays_with_its_cluster() {
+    let mut rig = mapped();
+    let target = absolute("db-0.db.orders.svc.cluster.local");
+    rig.zone.add(
+        "_pg._tcp.db.orders.svc.cluster.local",
+        RData::SRV(SRV::new(0, 1, 5432, target.clone())),
+    );
+    rig.zone.add(
+        "alias.orders.svc.cluster.local",
+        RData::CNAME(CNAME(target.clone())),
+    );
+    let own = absolute("db-0.db.orders.svc.cluster.local.b.kvpn.internal");
+    let answer = rig.ask("_pg._tcp.db.b.kvpn.internal", RecordType::SRV);
+    let RData::SRV(service) = &answer.unwrap().answers[0].data else {
+        panic!("no SRV")
+    };
+    assert_eq!(service.target, own);
+    let answer = rig.ask("alias.b.kvpn.internal", RecordType::CNAME).unwrap();
+    assert_eq!(answer.answers[0].name, absolute("alias.b.kvpn.internal"));
+    assert_eq!(answer.answers[0].data, RData::CNAME(CNAME(own)));
+    let answer = rig.ask("alias.orders", RecordType::CNAME);
+    let foreign = answer.map(|answer| answer.answers[0].data.clone());
+    assert_eq!(
+        foreign,
+        Some(RData::CNAME(CNAME(target))),
+        "as the cluster says it, where it was asked so"
     );
 }

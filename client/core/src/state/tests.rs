@@ -13,6 +13,8 @@ use crate::testing::{
     udp,
 };
 
+mod mapped;
+
 const POD: &str = "10.96.1.2";
 
 #[test]
@@ -433,7 +435,8 @@ fn super_packets_go_whole_over_a_stream_to_a_gateway_that_takes_them() {
         config.grant.super_packets = takes;
         let mut rig = Rig::new(config);
         let (packet, cut) = super_packet(40);
-        rig.client.handle_tun_packet(&packet, cut, rig.now);
+        rig.client
+            .handle_tun_packet(&mut packet.clone(), cut, rig.now);
         let lengths = transmitted(&mut rig.client);
         assert_eq!(lengths.len(), datagrams, "{lengths:?}");
         assert!(lengths.iter().sum::<usize>() > packet.len());
@@ -448,7 +451,8 @@ fn what_finds_no_room_waits_in_pieces_and_small_flows_do_not_wait_for_large_ones
     rig.client.path_room(Path::Api, 20_000, 8_000, rig.now);
     let (packet, cut) = super_packet(40);
     for _ in 0..5 {
-        rig.client.handle_tun_packet(&packet, cut, rig.now);
+        rig.client
+            .handle_tun_packet(&mut packet.clone(), cut, rig.now);
     }
     let sent = transmitted(&mut rig.client);
     assert!(
@@ -457,7 +461,7 @@ fn what_finds_no_room_waits_in_pieces_and_small_flows_do_not_wait_for_large_ones
     );
     assert!(sent.iter().all(|len| *len < 8_100), "{sent:?}");
     rig.client.handle_tun_packet(
-        &udp(at(CLIENT, 4001), at(POD, 81), b"small"),
+        &mut udp(at(CLIENT, 4001), at(POD, 81), b"small"),
         Segmentation::Whole,
         rig.now,
     );
@@ -476,7 +480,12 @@ const NODE: &str = "192.0.2.1:51820";
 
 /// A client on UDP, with IPv6 as well, whose path carries 1200 bytes.
 fn narrow() -> Rig {
+    narrow_with(|_| {})
+}
+
+fn narrow_with(change: impl FnOnce(&mut Config)) -> Rig {
     let mut config = config();
+    change(&mut config);
     config.carrier = CarrierChoice::Udp;
     config.udp_candidates = vec![NODE.parse().unwrap()];
     config.grant.path_mtu = true;
@@ -549,7 +558,7 @@ fn one_refusal_answers_a_super_packet() {
     build::tcp(at(CLIENT, 4000), at(POD, 80), &segment, &mut super_packet).unwrap();
     let segmentation = Segmentation::Tcp { size: 1300 };
     rig.client
-        .handle_tun_packet(&super_packet, segmentation, rig.now);
+        .handle_tun_packet(&mut super_packet, segmentation, rig.now);
     rig.settle();
     assert_eq!(
         (rig.gateway_received(), refusals(&mut rig)),

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::agent::contact::Contact;
+use crate::agent::guests::Guest;
 use crate::agent::report::State;
 use crate::cli::failure::Failure;
 
@@ -105,4 +106,23 @@ async fn nonsense_ends_the_connection() {
         .await
         .unwrap();
     assert!(nothing.is_empty());
+}
+
+#[tokio::test]
+async fn a_guest_is_one_while_its_connection_lives() {
+    let mut bench = bench();
+    let mut contact = bench.connect(Caller::Anybody);
+    let guest = Guest {
+        session: "b".parse().unwrap(),
+        servers: vec!["198.19.0.7".parse().unwrap()],
+        domains: vec!["eu".to_owned()],
+    };
+    let question = [&[0; 12][..], b"\x03web\x02eu\x00\x00\x01\x00\x01"].concat();
+    contact.ask(&Request::Guest(guest)).await.unwrap();
+    contact.status().await.unwrap();
+    let Bench { board, control } = bench;
+    assert!(board.guests.servers(&question).is_some());
+    drop(contact);
+    control.finish().await;
+    assert_eq!(board.guests.servers(&question), None);
 }

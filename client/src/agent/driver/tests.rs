@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use clap::Parser as _;
 use futures::executor::block_on;
-use kvpn_client_core::{CarrierChoice, Config};
+use kvpn_client_core::{CarrierChoice, Config, Netmap};
 use kvpn_gateway::Gateway;
 use kvpn_gateway::cli::Options;
 use kvpn_io::udp::UdpOffload;
@@ -105,8 +105,10 @@ pub(super) fn config(private_key: PrivateKey, grant: SessionGrant, gateway: Sock
             namespace: "default".into(),
             domain: "cluster.local".into(),
             namespaces: Vec::new(),
+            own_domain: None,
             reverse: Vec::new(),
         },
+        netmap: Netmap::default(),
         ranges: Vec::new(),
         split_dns: true,
         host_routes: false,

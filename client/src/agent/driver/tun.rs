@@ -41,13 +41,14 @@ impl TunDevice {
     pub(super) fn receive(
         &mut self,
         cx: &mut Context<'_>,
-        mut take: impl FnMut(&[u8], Segmentation),
+        mut take: impl FnMut(&mut [u8], Segmentation),
     ) -> Option<usize> {
         while let Poll::Ready(Ok(mut guard)) = self.descriptor.poll_read_ready(cx) {
             match guard.try_io(|descriptor| self.packets.read(descriptor)) {
                 Ok(Ok((packet, segmentation))) => {
+                    let length = packet.len();
                     take(packet, segmentation);
-                    return Some(packet.len());
+                    return Some(length);
                 }
                 Ok(Err(error)) if error.kind() == ErrorKind::InvalidData => {
                     tracing::debug!("the TUN gave a packet that makes no sense");

@@ -16,8 +16,9 @@ use crate::agent::keeper::Keeper;
 use crate::agent::laptop::Laptop;
 use crate::agent::message::Start;
 use crate::agent::network::Wish;
+use crate::agent::others::{self, Others};
 use crate::agent::ranges::{self, Findings, Plan};
-use crate::agent::{laptop, names, session};
+use crate::agent::{laptop, names, now, session};
 
 /// How long looking for the cluster's ranges may keep the keeper from its other work.
 const LOOK_AGAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -53,13 +54,24 @@ impl Keeper {
             Err(_) => return tracing::debug!("ranges stay as they are: no answer"),
         };
         self.rename(|names| names.reverse = plan.reverse).await;
-        self.wish(|wish| wish.routes = plan.routes);
+        self.board.update(|report| {
+            if let Some(network) = &mut report.network {
+                network.overlaps = plan.overlaps;
+            }
+        });
+        for note in plan.notes {
+            self.board.note(note);
+        }
+        self.wish(|wish| (wish.routes, wish.netmap) = (plan.routes, plan.netmap));
     }
 
     async fn plan(&self, routing: &Routing) -> anyhow::Result<Plan> {
-        let mut machine = match routing.start.program {
-            Some(_) => Laptop::default(),
-            None => laptop::look().await?,
+        let (mut machine, others) = match routing.start.program {
+            Some(_) => (Laptop::default(), Others::default()),
+            None => (
+                laptop::look().await?,
+                others::look(&routing.start.places, &self.board.report(now())).await?,
+            ),
         };
         // Those from before kvpn's own change of resolv.conf, and those that came since.
         machine.resolvers.extend(&routing.resolvers);
@@ -71,7 +83,13 @@ impl Keeper {
             .chain(&self.udp_candidates)
             .map(SocketAddr::ip);
         let grant = &self.keys.grant;
-        let findings = Findings::of(&routing.start, &machine, &discovery?, grant, endpoints);
+        let standing = routing.wish_tx.borrow().clone();
+        let findings = Findings {
+            foreign: others.foreign,
+            standing: standing.routes,
+            mappings: standing.netmap.mappings().to_vec(),
+            ..Findings::of(&routing.start, &machine, &discovery?, grant, endpoints)
+        };
         Ok(ranges::plan(&findings)?)
     }
 

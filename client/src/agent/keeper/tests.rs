@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use kvpn_client_core::{Names, Path, PathState, PathStatus, Status};
+use kvpn_client_core::{Names, Netmap, Path, PathState, PathStatus, Status};
 use kvpn_wire::control::SessionGrant;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -52,11 +52,13 @@ impl Rig {
             namespace: "default".to_owned(),
             domain: "cluster.local".to_owned(),
             namespaces: vec!["default".to_owned()],
+            own_domain: None,
             reverse: Vec::new(),
         };
         let wish = Wish {
             addresses: Vec::new(),
             routes: Vec::new(),
+            netmap: Netmap::default(),
             dns: names::dns_config(Vec::new(), &names),
         };
         let keys = keys();

@@ -56,6 +56,7 @@ pub(in crate::helper) fn route(
 ) -> Result<Vec<String>, String> {
     limits(range, around.exceptions)?;
     connected(range, around)?;
+    single(range, around)?;
     if let Some(resolver) = around.loses_resolver(range) {
         return Err(format!(
             "{range} holds the machine's DNS server {resolver}, which would be out of reach; use `--exclude {resolver}/{}`",
@@ -100,8 +101,7 @@ pub(in crate::helper) fn limits(range: IpNetwork, exceptions: &Exceptions) -> Re
     Ok(())
 }
 
-/// Subnets that the machine is on stay its own. Single hosts of them may be asked for (pods whose range overlaps the
-/// LAN), but not those that the machine itself needs.
+/// Subnets that the machine is on stay its own, but for [`single`] addresses: pods whose range overlaps the LAN.
 fn connected(range: IpNetwork, around: &Surroundings<'_>) -> Result<(), String> {
     let subnet = around
         .others()
@@ -111,25 +111,40 @@ fn connected(range: IpNetwork, around: &Surroundings<'_>) -> Result<(), String> 
     };
     let link = around.name(Some(subnet.link));
     let net = network(subnet.address);
+    let ends = [net.network(), net.broadcast()];
     if !is_host(range) {
         return Err(format!(
             "{range} is in {net}, the subnet of {link}, which stays this machine's own; use `--exclude {net}`"
         ));
     }
-    let address = range.ip();
-    let needed = around.others().any(|other| other.address.ip() == address)
-        || around
-            .other_routes()
-            .any(|route| route.gateway == Some(address))
-        || around.resolvers.contains(&address)
-        || address == net.network()
-        || address == net.broadcast();
-    if needed {
-        return Err(format!(
-            "{address} is this machine's, its router's or its DNS server's address in the subnet of {link}"
-        ));
+    if ends.contains(&range.ip()) {
+        return Err(format!("{} stands for all of {net}", range.ip()));
     }
     Ok(())
+}
+
+/// A single address may be taken out of what others have, unless the machine itself has or needs it, or has found somebody there:
+/// who may use the helper must not come between the machine and its neighbours.
+fn single(range: IpNetwork, around: &Surroundings<'_>) -> Result<(), String> {
+    if !is_host(range) {
+        return Ok(());
+    }
+    let address = range.ip();
+    let who = if around.others().any(|other| other.address.ip() == address) {
+        "this machine itself"
+    } else if around
+        .other_routes()
+        .any(|route| route.gateway == Some(address))
+    {
+        "this machine's router"
+    } else if around.resolvers.contains(&address) {
+        "this machine's DNS server"
+    } else if around.snapshot.neighbours.contains(&address) {
+        "a neighbour in this machine's own network"
+    } else {
+        return Ok(());
+    };
+    Err(format!("{address} is {who}, and stays outside the tunnel"))
 }
 
 /// What else the machine routes there. The longer prefix wins; equal ones were refused.

@@ -70,6 +70,10 @@ fn laptop() -> Snapshot {
             route("10.96.0.0/12", OWN, None, true),
             route("10.128.0.0/12", 10, None, true),
         ],
+        neighbours: vec![
+            "192.168.1.30".parse().unwrap(),
+            "172.17.0.5".parse().unwrap(),
+        ],
     }
 }
 
@@ -159,12 +163,19 @@ fn the_machines_own_subnet_stays_its_own_but_single_pods_in_it_can_be_reached() 
         "{refusal}"
     );
     assert!(judge("192.168.1.128/25").unwrap_err().contains("wlan0"));
-    assert!(judge("192.168.1.77/32").is_ok());
+    for free in ["192.168.1.77/32", "172.17.0.6/32", "10.0.7.7/32"] {
+        assert!(judge(free).is_ok(), "{free}");
+    }
     for needed in [
         "192.168.1.20/32",
         "192.168.1.1/32",
         "192.168.1.0/32",
         "192.168.1.255/32",
+        // Neighbours that the kernel knows, on the LAN and on a bridge; its own address on a VPN; its resolver behind one.
+        "192.168.1.30/32",
+        "172.17.0.5/32",
+        "10.0.9.9/32",
+        "10.55.0.2/32",
     ] {
         assert!(judge(needed).is_err(), "{needed}");
     }
@@ -340,7 +351,7 @@ proptest! {
         let range = super::network(IpNetwork::new(IpAddr::from(octets), prefix).unwrap());
         if judge(&range.to_string()).is_ok() {
             prop_assert!(range.prefix() >= 8);
-            for never in ["127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "0.0.0.0/8", "192.168.1.1/32", "192.168.1.20/32"] {
+            for never in ["127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "0.0.0.0/8", "192.168.1.1/32", "192.168.1.20/32", "192.168.1.30/32"] {
                 // A wider range may hold the subnet, which has the longer prefix.
                 prop_assert!(!overlaps(&net(never), &range) || covers(range, net("192.168.1.0/24")), "{}", range);
             }

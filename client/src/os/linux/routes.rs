@@ -13,6 +13,9 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkMessage,
 };
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -99,6 +102,17 @@ impl Netlink {
         }
         Ok(routes)
     }
+
+    async fn neighbours(&self) -> Result<Vec<IpAddr>> {
+        let messages: Vec<NeighbourMessage> = self
+            .handle
+            .neighbours()
+            .get()
+            .execute()
+            .try_collect()
+            .await?;
+        Ok(messages.iter().filter_map(parse_neighbour).collect())
+    }
 }
 
 impl Drop for Netlink {
@@ -119,6 +133,10 @@ impl Routes for Netlink {
                 .await
                 .context("the addresses cannot be listed")?,
             routes: self.routes().await.context("the routes cannot be listed")?,
+            neighbours: self
+                .neighbours()
+                .await
+                .context("the neighbours cannot be listed")?,
         })
     }
 
@@ -310,6 +328,27 @@ fn parse_route(message: &RouteMessage) -> Option<Route> {
         }
     }
     Some(route)
+}
+
+/// Those that answered once and were not found gone since. Entries without a state are the kernel's own: broadcast, multicast.
+fn parse_neighbour(message: &NeighbourMessage) -> Option<IpAddr> {
+    let is_there = matches!(
+        message.header.state,
+        NeighbourState::Reachable
+            | NeighbourState::Stale
+            | NeighbourState::Delay
+            | NeighbourState::Probe
+            | NeighbourState::Permanent
+    );
+    let mut attributes = message.attributes.iter();
+    let address = attributes.find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some((*address).into()),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => {
+            Some((*address).into())
+        }
+        _ => None,
+    });
+    address.filter(|_| is_there)
 }
 
 fn whole_family(family: AddressFamily) -> Option<IpNetwork> {

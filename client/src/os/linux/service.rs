@@ -78,16 +78,13 @@ fn install_own(root: bool) -> Result<bool> {
     Ok(put(Path::new(RULES), (!root).then_some(RULES_TEXT))? | changed | copied)
 }
 
-/// Stops the service and removes all that [`install`] made. Whether there was anything.
+/// Stops the service and removes all that [`install`] made; what a package brought goes with that. Whether there was anything.
 ///
 /// # Errors
-/// This is not root, something cannot be removed, or the service is a package's.
+/// This is not root, or something cannot be removed.
 pub(crate) fn uninstall() -> Result<bool> {
-    ensure!(
-        !is_packaged(),
-        "the service came with a package: remove that, or `systemctl disable --now {UNIT}`"
-    );
-    let installed = Path::new(UNIT_FILE).exists();
+    let packaged = is_packaged();
+    let installed = packaged || Path::new(UNIT_FILE).exists();
     if installed {
         systemctl(&["disable", "--now", UNIT])?;
     }
@@ -102,6 +99,9 @@ pub(crate) fn uninstall() -> Result<bool> {
     }
     for folder in STATE_FOLDERS {
         remove_empty(Path::new(folder))?;
+    }
+    if packaged {
+        return Ok(any);
     }
     if user_exists("passwd")? {
         tool("userdel", &[NAME])?;
@@ -235,7 +235,8 @@ fn remove_empty(folder: &Path) -> Result<()> {
     }
 }
 
-fn is_packaged() -> bool {
+/// Whether the service came with a package.
+pub(crate) fn is_packaged() -> bool {
     Path::new(PACKAGED_UNIT_FILE).exists()
 }
 

@@ -49,6 +49,7 @@ impl Files {
     }
 
     /// Both.
+    #[cfg(target_os = "macos")]
     pub(crate) fn with(&self, other: &Self) -> Self {
         let mut both = self.clone();
         both.names.extend(other.names.iter().cloned());

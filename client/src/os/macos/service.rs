@@ -33,6 +33,11 @@ pub(crate) fn uninstall() -> Result<bool> {
     Ok(false)
 }
 
+/// No package brings one.
+pub(crate) fn is_packaged() -> bool {
+    false
+}
+
 /// Nothing can be installed.
 pub(crate) fn look() -> Option<Service> {
     None

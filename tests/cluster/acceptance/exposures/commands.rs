@@ -57,6 +57,9 @@ fn restore_all_puts_back_what_others_left() {
         bob.kvpn("restore web")
             .fails_with(CONFLICT)
             .says(&["dev@", "--force"]);
+        bob.kvpn("restore nosuch")
+            .fails_with(1)
+            .says(&["there is no Service kvpn-test-restore/nosuch"]);
         scene.is_anas();
         scene.ana.signal("KILL");
         kill_gateway(scene);

@@ -13,6 +13,7 @@ fn names() -> Names {
         namespaces: ["default", "kube-system", "dev", "local"]
             .map(str::to_owned)
             .to_vec(),
+        own_domain: Some("eu-orders.kvpn.internal".to_owned()),
         reverse: vec![
             "10.96.0.0/12".parse().unwrap(),
             "fd00:10:96::/112".parse().unwrap(),
@@ -174,5 +175,43 @@ fn routing_domains_hold_everything_but_public_ones() {
             &"0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.1.0.0.0.0.d.f.ip6.arpa".to_owned()
         ),
         "{domains:?}"
+    );
+}
+
+#[test]
+fn below_its_own_domain_a_session_answers_every_form() {
+    for (form, expected) in [
+        ("web", "web.orders.svc.cluster.local."),
+        ("web.default", "web.default.svc.cluster.local."),
+        // Also namespaces that are not known, or public domains.
+        ("web.hidden", "web.hidden.svc.cluster.local."),
+        ("web.dev", "web.dev.svc.cluster.local."),
+        ("web.default.svc", "web.default.svc.cluster.local."),
+        ("db-0.db.default", "db-0.db.default.svc.cluster.local."),
+        ("1-2-3-4.default.pod", "1-2-3-4.default.pod.cluster.local."),
+        (
+            "web.default.svc.cluster.local",
+            "web.default.svc.cluster.local.",
+        ),
+        ("_http._tcp.web", "_http._tcp.web.orders.svc.cluster.local."),
+        (
+            "_http._tcp.web.default",
+            "_http._tcp.web.default.svc.cluster.local.",
+        ),
+    ] {
+        cluster_name(&format!("{form}.EU-orders.kvpn.internal"), expected);
+    }
+    for other in [
+        "eu-orders.kvpn.internal",
+        "web.us-orders.kvpn.internal",
+        "kvpn.internal",
+        "_http._tcp.eu-orders.kvpn.internal",
+    ] {
+        foreign(other);
+    }
+    assert!(
+        names()
+            .routing_domains()
+            .contains(&"eu-orders.kvpn.internal".to_owned())
     );
 }
