@@ -13,40 +13,42 @@ pub(crate) struct Line<'a> {
     pub(crate) destination: IpNetwork,
     /// The next hop, if that is an address.
     pub(crate) gateway: Option<IpAddr>,
+    /// Whether the next hop is a link-layer address.
+    is_on_link: bool,
     /// The interface's name.
     pub(crate) interface: &'a str,
 }
 
-/// The unicast routes in what `netstat -rn -f inet` or `-f inet6` printed. Neighbours' entries (flag L) are left out.
+/// The unicast routes in what `netstat -rn -f inet` or `-f inet6` printed.
 pub(crate) fn routes(text: &str) -> Vec<Line<'_>> {
-    // m: multicast; L: a neighbour's address; B, R: nowhere.
-    entries(text, |flags| !flags.contains(['m', 'L', 'B', 'R']))
+    let known = lines(text).filter(|(flags, _)| !flags.contains('L'));
+    known.map(|(_, line)| line).collect()
 }
 
-/// The neighbours whose link-layer addresses stand in it.
+/// The neighbours in it: addresses whose link-layer address the system knows.
 pub(crate) fn neighbours(text: &str) -> Vec<IpAddr> {
-    let known = entries(text, |flags| flags.contains('L') && !flags.contains('R'));
-    known.iter().map(|line| line.destination.ip()).collect()
+    let known = lines(text).filter(|(flags, line)| flags.contains('L') && line.is_on_link);
+    known.map(|(_, line)| line.destination.ip()).collect()
 }
 
-fn entries(text: &str, are_meant: impl Fn(&str) -> bool) -> Vec<Line<'_>> {
+fn lines(text: &str) -> impl Iterator<Item = (&str, Line<'_>)> {
     let mut is_v6 = false;
-    let mut lines = Vec::new();
-    for line in text.lines() {
-        match line.trim() {
-            "Internet:" => is_v6 = false,
-            "Internet6:" => is_v6 = true,
-            line => lines.extend(entry(line, is_v6, &are_meant)),
+    text.lines().filter_map(move |line| match line.trim() {
+        "Internet:" | "Internet6:" => {
+            is_v6 = line.trim() == "Internet6:";
+            None
         }
-    }
-    lines
+        line => parse(line, is_v6),
+    })
 }
 
-fn entry(line: &str, is_v6: bool, are_meant: impl Fn(&str) -> bool) -> Option<Line<'_>> {
+/// Its flags, and the rest.
+fn parse(line: &str, is_v6: bool) -> Option<(&str, Line<'_>)> {
     let mut words = line.split_whitespace();
     let (destination, gateway) = (words.next()?, words.next()?);
     let (flags, interface) = (words.next()?, words.next()?);
-    if !flags.starts_with('U') || !are_meant(flags) {
+    // m: multicast; B, R: nowhere.
+    if !flags.starts_with('U') || flags.contains(['m', 'B', 'R']) {
         return None;
     }
     let is_host = flags.contains('H');
@@ -55,11 +57,15 @@ fn entry(line: &str, is_v6: bool, are_meant: impl Fn(&str) -> bool) -> Option<Li
     } else {
         destination_v4(destination, is_host)?
     };
-    Some(Line {
+    let address = without_zone(gateway).parse().ok();
+    let line = Line {
         destination,
-        gateway: without_zone(gateway).parse().ok(),
+        gateway: address,
+        // `8c:59:c3:aa:bb:cc`; `link#6` is an interface, `(incomplete)` an answer that is awaited.
+        is_on_link: address.is_none() && gateway.matches(':').count() == 5,
         interface,
-    })
+    };
+    Some((flags, line))
 }
 
 /// `default`, `10.96/16`, `192.168.1` (as many bytes as there are), `192.168.1.7` or `169.254`.
@@ -170,5 +176,6 @@ ff02::%en0/32                           link#14                                 
             ["::/0 utun0", "fd00:10:96::/112 utun7", "fe80::/64 en0"]
         );
         assert_eq!(routes(V6)[0].gateway, Some("fe80::".parse().unwrap()));
+        assert!(neighbours(V6).is_empty());
     }
 }

@@ -55,7 +55,7 @@ impl SystemRoutes {
         Ok(addresses.to_vec())
     }
 
-    /// Routes, and the neighbours that are known.
+    /// Routes and neighbours.
     async fn routes(&self, links: &BTreeMap<u32, String>) -> Result<(Vec<Route>, Vec<IpAddr>)> {
         let (mut routes, mut neighbours) = (Vec::new(), Vec::new());
         for family in ["inet", "inet6"] {
