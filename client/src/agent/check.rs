@@ -1,9 +1,9 @@
 //! The proof before "connected": the cluster's names resolve on each way that programs take, and a public name
 //! still does.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+use std::{fmt, io};
 
 use anyhow::{Context as _, bail, ensure};
 use tokio::net::UdpSocket;
@@ -27,6 +27,12 @@ const TYPE_AAAA: u16 = 28;
 /// A public name that resolved before kvpn changed anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PublicName(String);
+
+impl fmt::Display for PublicName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 impl PublicName {
     /// Picks a name (the API server's own, if it has one) and looks whether it resolves now. `None` when it does
@@ -89,14 +95,33 @@ pub(crate) async fn stub(server: IpAddr, domain: &str) -> anyhow::Result<()> {
     })
 }
 
-async fn ask_stub(server: SocketAddr, name: &str) -> anyhow::Result<()> {
-    let socket = UdpSocket::bind(if server.is_ipv4() {
+/// Whether a resolver answers at all, be it that it knows nothing.
+///
+/// # Errors
+///
+/// It is silent, or nobody listens.
+pub(crate) async fn answers(resolver: SocketAddr) -> anyhow::Result<()> {
+    let socket = towards(resolver).await?;
+    let query = query(TYPE_A, PUBLIC_NAME)?;
+    let asked = tokio::time::timeout(BEFORE_LIMIT, ask_until_answered(&socket, &query));
+    let asked = asked.await;
+    asked.map_err(|_| anyhow::anyhow!("no answer within {BEFORE_LIMIT:?}"))??;
+    Ok(())
+}
+
+async fn towards(server: SocketAddr) -> io::Result<UdpSocket> {
+    let any = if server.is_ipv4() {
         "0.0.0.0:0"
     } else {
         "[::]:0"
-    })
-    .await?;
+    };
+    let socket = UdpSocket::bind(any).await?;
     socket.connect(server).await?;
+    Ok(socket)
+}
+
+async fn ask_stub(server: SocketAddr, name: &str) -> anyhow::Result<()> {
+    let socket = towards(server).await?;
     // One of the two types exists; the other is a success without data.
     for kind in [TYPE_A, TYPE_AAAA] {
         let query = query(kind, name)?;

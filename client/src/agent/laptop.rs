@@ -83,7 +83,7 @@ impl Laptop {
 ///
 /// The system does not list interfaces or routes.
 pub(crate) async fn look() -> anyhow::Result<Laptop> {
-    let snapshot = platform::SystemRoutes::open()?.snapshot().await?;
+    let snapshot = snapshot().await?;
     let mut resolvers = platform::resolver_addresses();
     resolvers.retain(|address| !range::is_tunnel(*address));
     Ok(Laptop::of(&snapshot, resolvers))
@@ -144,15 +144,22 @@ fn taken(snapshot: &Snapshot) -> Vec<IpNetwork> {
     addresses.chain(routes).collect()
 }
 
+/// Everything at once.
+///
+/// # Errors
+///
+/// The system does not list interfaces or routes.
+pub(crate) async fn snapshot() -> anyhow::Result<Snapshot> {
+    platform::SystemRoutes::open()?.snapshot().await
+}
+
 /// Looks at what carriers depend on.
 ///
 /// # Errors
 ///
 /// The system does not list interfaces or routes.
 pub(crate) async fn outline() -> anyhow::Result<Outline> {
-    Ok(Outline::of(
-        &platform::SystemRoutes::open()?.snapshot().await?,
-    ))
+    Ok(Outline::of(&snapshot().await?))
 }
 
 fn is_routable(address: IpAddr) -> bool {

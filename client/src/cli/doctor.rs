@@ -1,5 +1,8 @@
 //! `kvpn doctor`: what connecting needs, looked at one by one, each with a remedy. Changes nothing.
 
+mod names;
+mod routes;
+
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -11,14 +14,14 @@ use serde::Serialize;
 use crate::agent::laptop::{self, Laptop};
 use crate::agent::places::Places;
 use crate::agent::ranges;
-use crate::agent::report::OverlapReport;
+use crate::agent::report::{OverlapReport, SessionReport, State};
 use crate::cli::failure::{FAILED, Failure};
 use crate::cli::kube::kube;
 use crate::cli::output::{self, Format, OutputArgs};
 use crate::cli::{Situation, status};
 use crate::cluster::SHARED_NAMESPACE;
-use crate::helper;
-use crate::os::platform;
+use crate::helper::{self, Escalation, Installed};
+use crate::os::platform::{self, service::SOCKET};
 
 /// Look at what connecting needs: kubeconfig, cluster, rights, gateway, this machine
 ///
@@ -88,10 +91,27 @@ impl Check {
     fn failed(name: &'static str, error: impl Into<anyhow::Error>) -> Self {
         let failure = Failure::of(&error.into());
         Self {
-            remedy: failure.hint,
+            remedy: failure.hint.or_else(|| remedy(name).map(str::to_owned)),
             ..Self::new(name, Verdict::Failed, failure.message)
         }
     }
+}
+
+/// What to try when a failure does not say.
+fn remedy(check: &str) -> Option<&'static str> {
+    Some(match check {
+        "kubeconfig" => "see `kubectl config get-contexts`; --kubeconfig and --context name others",
+        "API server" => "try `kubectl version`: a VPN, a proxy or new credentials may be missing",
+        "rights" => "see `kubectl auth can-i --list`",
+        "gateway" => "see `kvpn gateway status`",
+        "carriers" => {
+            "try `kubectl port-forward` to the gateway's pod: a proxy on the way may not let it through"
+        }
+        "ranges" => "--cidr names the cluster's ranges",
+        "networks" => "see `ip address` and `ip route`",
+        "sessions" => "see `kvpn status`",
+        _ => return None,
+    })
 }
 
 /// The JSON document.
@@ -103,8 +123,9 @@ struct Document {
 /// `kvpn doctor`
 pub(crate) async fn run(situation: Situation, args: DoctorArgs) -> anyhow::Result<ExitCode> {
     let mut checks = Vec::new();
-    let discovered = check_cluster(&situation, &mut checks).await;
+    let (server, discovered) = check_cluster(&situation, &mut checks).await;
     check_machine(&situation, discovered, &mut checks).await;
+    check_sessions(&situation, &server, &mut checks).await;
     let bad = checks
         .iter()
         .filter(|check| check.verdict == Verdict::Failed)
@@ -122,8 +143,9 @@ pub(crate) async fn run(situation: Situation, args: DoctorArgs) -> anyhow::Resul
 
 type Ranges = Vec<ipnetwork::IpNetwork>;
 
-/// From the kubeconfig to the carriers; each needs the one before. Gives the cluster's ranges, if they were found.
-async fn check_cluster(situation: &Situation, checks: &mut Vec<Check>) -> Option<Ranges> {
+/// From the kubeconfig to the carriers; each needs the one before. Gives the API server's URL and the cluster's ranges, as far
+/// as they were found.
+async fn check_cluster(situation: &Situation, checks: &mut Vec<Check>) -> (String, Option<Ranges>) {
     let interactive = std::io::IsTerminal::is_terminal(&std::io::stdin());
     let cluster = match Cluster::load(&kube(situation).options(interactive)) {
         Ok(cluster) => cluster,
@@ -134,7 +156,7 @@ async fn check_cluster(situation: &Situation, checks: &mut Vec<Check>) -> Option
                 &["API server", "rights", "gateway", "carriers", "ranges"],
                 "the kubeconfig cannot be used",
             );
-            return None;
+            return (String::new(), None);
         }
     };
     checks.push(Check::ok(
@@ -157,12 +179,13 @@ async fn check_cluster(situation: &Situation, checks: &mut Vec<Check>) -> Option
                 &["rights", "gateway", "carriers", "ranges"],
                 "the API server does not serve us",
             );
-            return None;
+            return (cluster.server().to_owned(), None);
         }
     }
     let gateway = check_gateway(&cluster, checks).await;
     checks.push(check_carriers(&cluster, gateway.as_ref()).await);
-    check_ranges(&cluster, gateway.as_ref(), checks).await
+    let ranges = check_ranges(&cluster, gateway.as_ref(), checks).await;
+    (cluster.server().to_owned(), ranges)
 }
 
 fn skip(checks: &mut Vec<Check>, names: &[&'static str], why: &str) {
@@ -303,7 +326,7 @@ async fn check_ranges(
 /// What this machine brings: TUN, root, networks, resolver.
 async fn check_machine(situation: &Situation, ranges: Option<Ranges>, checks: &mut Vec<Check>) {
     checks.push(check_tun());
-    checks.push(check_privileges(situation));
+    checks.push(check_privileges(situation).await);
     match laptop::look().await {
         Ok(laptop) => {
             checks.push(check_overlaps(&laptop, ranges));
@@ -311,8 +334,6 @@ async fn check_machine(situation: &Situation, ranges: Option<Ranges>, checks: &m
         }
         Err(error) => checks.push(Check::failed("networks", error)),
     }
-    let places = Places::of(&situation.environment, &situation.user);
-    checks.push(check_sessions(&places).await);
 }
 
 fn check_tun() -> Check {
@@ -323,14 +344,27 @@ fn check_tun() -> Check {
     Check { remedy: Some("load the module (`sudo modprobe tun`); in a container pass the device (`--device /dev/net/tun`)".into()), ..check }
 }
 
-fn check_privileges(situation: &Situation) -> Check {
-    match situation.user.escalation() {
-        helper::Escalation::Direct => Check::ok("privileges", "root"),
-        helper::Escalation::Sudo if Path::new("/usr/bin/sudo").exists() => Check::ok(
+async fn check_privileges(situation: &Situation) -> Check {
+    let escalation = situation.user.escalation();
+    if escalation == Escalation::Sudo {
+        match helper::ask_installed(Path::new(SOCKET)).await {
+            Installed::Given(_) => {
+                return Check::ok("privileges", "the installed helper serves you");
+            }
+            Installed::Refused(why) => {
+                let remedy = "`kvpn service status` tells more; without it sudo is used";
+                return Check::warning("privileges", why, remedy);
+            }
+            Installed::Absent => {}
+        }
+    }
+    match escalation {
+        Escalation::Direct => Check::ok("privileges", "root"),
+        Escalation::Sudo if Path::new("/usr/bin/sudo").exists() => Check::ok(
             "privileges",
             "TUN, routes and names will be set through sudo",
         ),
-        helper::Escalation::Sudo => {
+        Escalation::Sudo => {
             let check = Check::new(
                 "privileges",
                 Verdict::Failed,
@@ -396,17 +430,48 @@ fn check_resolver(laptop: &Laptop) -> Check {
     }
 }
 
-async fn check_sessions(places: &Places) -> Check {
-    match status::sessions(places).await {
-        Ok(sessions) if sessions.is_empty() => Check::ok("sessions", "none"),
-        Ok(sessions) => {
-            let list: Vec<String> = sessions
-                .iter()
-                .map(|session| format!("{} {}", session.name, session.state.as_str()))
-                .collect();
-            Check::ok("sessions", list.join(", "))
+/// What sessions set, and the ways of names with them and without.
+async fn check_sessions(situation: &Situation, server: &str, checks: &mut Vec<Check>) {
+    let places = Places::of(&situation.environment, &situation.user);
+    let sessions = match status::sessions(&places).await {
+        Ok(sessions) => sessions,
+        Err(error) => {
+            checks.push(Check::failed("sessions", error));
+            Vec::new()
         }
-        Err(error) => Check::failed("sessions", error),
+    };
+    checks.push(list(&sessions));
+    let standing: Vec<SessionReport> = sessions
+        .into_iter()
+        .filter(|session| session.state == State::Connected)
+        .collect();
+    match laptop::snapshot().await {
+        Ok(snapshot) => {
+            checks.push(routes::check_mtu(&snapshot, platform::mtu));
+            checks.push(routes::check_routes(&standing, &snapshot));
+        }
+        Err(error) => checks.push(Check::failed("networks", error)),
+    }
+    let nsswitch = platform::name_services();
+    let mut resolvers = platform::resolver_addresses();
+    resolvers.retain(|resolver| !range::is_tunnel(*resolver));
+    checks.extend(names::checks(nsswitch.as_deref(), &resolvers, server, &standing).await);
+}
+
+fn list(sessions: &[SessionReport]) -> Check {
+    let dead = sessions.iter().any(|session| session.state == State::Dead);
+    let list: Vec<String> = sessions
+        .iter()
+        .map(|session| format!("{} {}", session.name, session.state.as_str()))
+        .collect();
+    match list.as_slice() {
+        [] => Check::ok("sessions", "none"),
+        list if dead => Check::warning(
+            "sessions",
+            list.join(", "),
+            "`kvpn disconnect` undoes what a dead one left",
+        ),
+        list => Check::ok("sessions", list.join(", ")),
     }
 }
 
@@ -445,6 +510,23 @@ mod tests {
             "{}",
             check.detail
         );
+    }
+
+    #[test]
+    fn every_failure_has_a_remedy() {
+        for name in [
+            "kubeconfig",
+            "API server",
+            "rights",
+            "gateway",
+            "carriers",
+            "ranges",
+            "networks",
+            "sessions",
+        ] {
+            let check = Check::failed(name, anyhow::anyhow!("no reason"));
+            assert!(check.remedy.is_some(), "{name}");
+        }
     }
 
     #[test]

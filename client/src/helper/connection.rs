@@ -227,3 +227,32 @@ impl HelperConnection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::os::unix::net::UnixStream;
+
+    use super::{DnsConfig, HelperConnection, VERSION};
+
+    #[tokio::test]
+    async fn news_that_comes_before_an_answer_is_kept() {
+        let (agent, mut helper) = UnixStream::pair().unwrap();
+        let mut connection = HelperConnection::from_fd(agent.into()).unwrap();
+        let news =
+            r#"{"id":0,"answer":"news","upstreams":["192.0.2.53:53"],"again":true,"notes":["n"]}"#;
+        let hello =
+            format!(r#"{{"id":0,"answer":"hello","version":{VERSION},"pid":1,"undone":[]}}"#);
+        let done = r#"{"id":1,"answer":"done","refused":["r"],"notes":[]}"#;
+        write!(helper, "{hello}\n{news}\n{done}\n{news}\n").unwrap();
+        let changed = connection.set_dns(DnsConfig::default()).await.unwrap();
+        assert_eq!(changed.refused, ["r"]);
+        for _ in 0..2 {
+            let told = connection.news().await.unwrap();
+            assert_eq!(told.upstreams, ["192.0.2.53:53".parse().unwrap()]);
+            assert!(told.again && told.notes == ["n"]);
+        }
+        drop(helper);
+        assert!(connection.news().await.is_none());
+    }
+}

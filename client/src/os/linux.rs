@@ -166,6 +166,17 @@ pub(crate) fn resolver_addresses() -> Vec<IpAddr> {
     addresses
 }
 
+/// What glibc is told to ask (nsswitch.conf(5)), if there is such a file.
+pub(crate) fn name_services() -> Option<String> {
+    std::fs::read_to_string(NSSWITCH_CONF).ok()
+}
+
+/// An interface's MTU, in bytes of an IP packet.
+pub(crate) fn mtu(interface: &str) -> Option<usize> {
+    let file = Path::new("/sys/class/net").join(interface).join("mtu");
+    std::fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
 /// What a crash left of DNS settings, as far as anyone can see it: text for the user.
 pub(crate) fn visible_leftovers() -> Option<String> {
     resolv_conf::orphaned(Path::new(RESOLV_CONF)).or_else(openresolv::orphaned)

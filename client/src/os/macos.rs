@@ -101,6 +101,16 @@ fn upstreams() -> Vec<SocketAddr> {
     resolver::nameservers(&std::fs::read_to_string(RESOLV_CONF).unwrap_or_default())
 }
 
+/// What programs are told to ask besides DNS: nothing that could be told here.
+pub(crate) fn name_services() -> Option<String> {
+    None
+}
+
+/// An interface's MTU: not looked at.
+pub(crate) fn mtu(_interface: &str) -> Option<usize> {
+    None
+}
+
 /// What a crash left of DNS settings, as far as anyone can see it: text for the user.
 pub(crate) fn visible_leftovers() -> Option<String> {
     let left = resolver::orphaned(Path::new(RESOLVERS), Process::session_is_alive)?;
