@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     /// A socket that says this to everybody who comes.
-    fn saying(lines: &'static [&'static str]) -> (tempfile::TempDir, PathBuf) {
+    fn saying(lines: Vec<String>) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("helper.sock");
         let listener = UnixListener::bind(&path).unwrap();
@@ -112,19 +112,20 @@ mod tests {
         (folder, path)
     }
 
+    fn hello(version: u32) -> String {
+        format!("{{\"id\":0,\"answer\":\"hello\",\"version\":{version},\"pid\":1,\"undone\":[]}}\n")
+    }
+
     #[tokio::test]
     async fn a_greeting_stays_in_the_stream() {
-        let hello = "{\"id\":0,\"answer\":\"hello\",\"version\":1,\"pid\":1,\"undone\":[]}\n";
-        let (_folder, path) = saying(&[
-            "{\"id\":0,\"answer\":\"failed\",\"error\":\"not yet\",\"taken\":true}\n",
-            "{\"id\":0,\"answer\":\"hello\",\"version\":1,\"pid\":1,\"undone\":[]}\n",
-        ]);
+        let not_yet = "{\"id\":0,\"answer\":\"failed\",\"error\":\"not yet\",\"taken\":true}\n";
+        let (_folder, path) = saying(vec![not_yet.to_owned(), hello(VERSION)]);
         let Installed::Given(socket) = ask(&path).await else {
             panic!("the second answer was a greeting");
         };
         let mut bytes = vec![0; 1024];
         let (count, _) = recv(&socket, &mut bytes[..], RecvFlags::empty()).unwrap();
-        assert_eq!(&bytes[..count], hello.as_bytes());
+        assert_eq!(&bytes[..count], hello(VERSION).as_bytes());
     }
 
     #[tokio::test]
@@ -134,10 +135,7 @@ mod tests {
         assert!(matches!(ask(&path).await, Installed::Absent));
         drop(UnixListener::bind(&path).unwrap());
         assert!(matches!(ask(&path).await, Installed::Absent));
-        let (_folder, path) = saying(&[
-            "{\"id\":0,\"answer\":\"hello\",\"version\":7,\"pid\":1,\"undone\":[]}\n",
-            "nonsense\n",
-        ]);
+        let (_folder, path) = saying(vec![hello(VERSION + 1), "nonsense\n".to_owned()]);
         for _ in 0..2 {
             let Installed::Refused(why) = ask(&path).await else {
                 panic!("it is no helper of this version");
