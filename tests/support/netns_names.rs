@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use kvpn_client_core::{CarrierChoice, ClientState, Config, Event, Names, Path};
+use kvpn_client_core::{CarrierChoice, ClientState, Config, Event, Names, Netmap, Path};
 use kvpn_gateway_core::{
     Config as GatewayConfig, Event as GatewayEvent, FlowEvent, GatewayState, KernelFamilies,
     Limits, Path as ClientPath, Shard,
@@ -147,7 +147,9 @@ fn config(private_key: PrivateKey, grant: SessionGrant, split_dns: bool) -> Conf
             domain: "cluster.local".to_owned(),
             namespaces: vec!["default".to_owned(), "orders".to_owned()],
             reverse: Vec::new(),
+            own_domain: None,
         },
+        netmap: Netmap::default(),
         ranges: vec!["10.96.0.0/16".parse().unwrap()],
         split_dns,
         host_routes: true,
@@ -202,7 +204,7 @@ impl Cores {
             let mut packet = [0; 2048];
             while let Ok(len) = rustix::io::read(&self.tun, &mut packet) {
                 self.client
-                    .handle_tun_packet(&packet[..len], Segmentation::Whole, now);
+                    .handle_tun_packet(&mut packet[..len], Segmentation::Whole, now);
             }
             self.settle(now);
         }
@@ -295,7 +297,7 @@ fn ask(server: SocketAddr, query: &[u8], tcp: bool) -> std::io::Result<Vec<u8>> 
     if tcp {
         let mut stream = TcpStream::connect_timeout(&server, UPSTREAM_LIMIT)?;
         stream.set_read_timeout(Some(UPSTREAM_LIMIT))?;
-        let len = u16::try_from(query.len()).expect("a program's question");
+        let len = u16::try_from(query.len()).map_err(std::io::Error::other)?;
         stream.write_all(&[&len.to_be_bytes(), query].concat())?;
         let mut len = [0; 2];
         stream.read_exact(&mut len)?;
