@@ -148,5 +148,9 @@ bench-programs:
 	benches/tunnels/tools.sh
 
 .PHONY: cross-check
-cross-check: ## type-checks the client for macOS, and the packages without IO for Windows
+cross-check: ## type-checks the client for Windows and macOS
 	tests/cross/check.sh
+
+.PHONY: cross-wine
+cross-wine: ## links kvpn.exe and runs under wine what needs no driver
+	tests/cross/wine.sh

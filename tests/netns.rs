@@ -314,6 +314,8 @@ fn the_machines_own_network_is_never_taken() {
            for end in ${name}0 ${name}1; do ip link set $end addrgenmode none; ip link set $end up; done
          done
          ip addr add 192.168.7.2/24 dev lan0
+         ip neigh add 192.168.7.30 lladdr 02:00:00:00:00:30 dev lan0 nud stale
+         ip neigh add 192.168.7.31 dev lan0 nud failed
          ip addr add 10.200.0.1/32 dev vpn0; ip route add 10.50.0.0/16 dev vpn0
          echo 'nameserver 10.77.0.53' >/etc/resolv.conf",
     ).ok();
@@ -330,7 +332,10 @@ fn the_machines_own_network_is_never_taken() {
         "10.77.0.0/16",
         "8.0.0.0/8",
         "10.50.3.0/24",
-        "192.168.7.77/32"
+        "192.168.7.77/32",
+        "192.168.7.30/32",
+        "192.168.7.31/32",
+        "192.168.7.2/32"
     ]);
     config["dns"]["routing"] = json!([".", "dev", "example.com", "cluster.local"]);
     let answer = agent.configure(&config);
@@ -347,10 +352,12 @@ fn the_machines_own_network_is_never_taken() {
         "root",
         "`dev`",
         "`example.com`",
+        "192.168.7.30 is a neighbour",
+        "192.168.7.2 is this machine itself",
     ] {
         assert!(refused.contains(part), "{part} in {refused}");
     }
-    assert_eq!(answer["refused"].as_array().unwrap().len(), 11, "{refused}");
+    assert_eq!(answer["refused"].as_array().unwrap().len(), 13, "{refused}");
     assert!(
         texts(&answer, "notes")
             .contains("10.50.3.0/24 is taken out of 10.50.0.0/16, which goes through vpn0"),
@@ -362,7 +369,12 @@ fn the_machines_own_network_is_never_taken() {
         .stdout;
     assert_eq!(
         ours.split_whitespace().collect::<Vec<_>>(),
-        ["10.50.3.0/24", "192.168.7.77", "198.19.0.0/30"]
+        [
+            "10.50.3.0/24",
+            "192.168.7.31",
+            "192.168.7.77",
+            "198.19.0.0/30"
+        ]
     );
     drop(agent);
     assert_as_before(&sandbox, &before, "after refusals");

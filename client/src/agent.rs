@@ -15,7 +15,6 @@ pub(crate) mod exposure;
 pub(crate) mod gateway;
 pub(crate) mod goodbye;
 pub(crate) mod guests;
-pub(crate) mod http;
 pub(crate) mod keeper;
 pub(crate) mod laptop;
 pub(crate) mod launch;

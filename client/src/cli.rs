@@ -1,29 +1,48 @@
 //! The command line: its types, whose doc comments are the manual, and the way from a parsed command to
 //! the file that carries it out. Nothing here talks to a cluster or to the system.
 
+#[cfg(unix)]
 pub(crate) mod access;
+#[cfg(unix)]
 pub(crate) mod connect;
+#[cfg(unix)]
 pub(crate) mod disconnect;
+#[cfg(unix)]
 pub(crate) mod doctor;
 pub(crate) mod env;
 pub(crate) mod environment;
+#[cfg(unix)]
 pub(crate) mod expose;
+#[cfg(unix)]
 mod exposures;
 pub(crate) mod failure;
 pub(crate) mod gateway;
+pub(crate) mod kube;
+#[cfg(unix)]
 pub(crate) mod list;
 pub(crate) mod log;
 pub(crate) mod manual;
+#[cfg(windows)]
+mod missing;
 pub(crate) mod output;
 pub(crate) mod progress;
+#[cfg(unix)]
 pub(crate) mod proxy;
+#[cfg(unix)]
 pub(crate) mod restore;
+#[cfg(unix)]
 pub(crate) mod run;
+#[cfg(unix)]
 pub(crate) mod service;
+#[cfg(unix)]
 pub(crate) mod status;
+#[cfg(unix)]
 pub(crate) mod unexpose;
+#[cfg_attr(windows, path = "cli/user/windows.rs")]
 pub(crate) mod user;
 
+#[cfg(windows)]
+use std::ffi::OsString;
 use std::future::Future;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -51,6 +70,12 @@ use crate::cli::user::User;
     max_term_width = 100,
     propagate_version = true,
     disable_help_subcommand = true
+)]
+#[cfg_attr(
+    windows,
+    command(
+        after_help = "Sessions (connect, expose, run, proxy) are not there for Windows yet; in WSL2, kvpn for Linux has them."
+    )
 )]
 pub(crate) struct Cli {
     /// Options that every command takes.
@@ -94,32 +119,60 @@ fn namespace(text: &str) -> Result<String, String> {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    #[cfg(unix)]
     Connect(connect::ConnectArgs),
+    #[cfg(unix)]
     Disconnect(disconnect::DisconnectArgs),
+    #[cfg(unix)]
     Status(status::StatusArgs),
+    #[cfg(unix)]
     Expose(expose::ExposeArgs),
+    #[cfg(unix)]
     Unexpose(unexpose::UnexposeArgs),
+    #[cfg(unix)]
     Restore(restore::RestoreArgs),
+    #[cfg(unix)]
     List(list::ListArgs),
     #[command(subcommand)]
     Gateway(gateway::GatewayCommand),
+    #[cfg(unix)]
     Doctor(doctor::DoctorArgs),
     Env(env::EnvArgs),
+    #[cfg(unix)]
     Run(run::RunArgs),
+    #[cfg(unix)]
     #[command(subcommand)]
     Service(service::ServiceCommand),
+    #[cfg(unix)]
     Proxy(proxy::ProxyArgs),
     Completion(manual::CompletionArgs),
     Man(manual::ManArgs),
+    #[cfg(unix)]
     /// The privileged process that opens the TUN and sets routes and names (started by `connect`)
     #[command(hide = true)]
     Helper(HelperArgs),
+    #[cfg(unix)]
     /// The process that holds a session (started by `connect`)
     #[command(hide = true)]
     Agent,
+    /// What is there for other systems
+    #[cfg(windows)]
+    #[command(external_subcommand)]
+    Missing(Vec<OsString>),
+}
+
+impl Command {
+    /// Whether this process has a log of its own.
+    pub(crate) fn is_agent(&self) -> bool {
+        #[cfg(unix)]
+        return matches!(self, Self::Agent);
+        #[cfg(windows)]
+        false
+    }
 }
 
 /// How the helper was started.
+#[cfg(unix)]
 #[derive(Debug, Args)]
 pub(crate) struct HelperArgs {
     /// Undo what a helper that died left behind, and end
@@ -154,10 +207,16 @@ pub(crate) struct Situation {
 /// Whatever made it fail; [`failure::report`] knows the exit code.
 pub(crate) fn run(parsed: Cli) -> anyhow::Result<ExitCode> {
     match parsed.command {
+        #[cfg(unix)]
         Command::Helper(args) => return run_helper(&args),
+        #[cfg(unix)]
         Command::Agent => return crate::agent::run(),
         Command::Completion(args) => return manual::completion(&args),
         Command::Man(args) => return manual::man(&args),
+        #[cfg(windows)]
+        Command::Missing(words) => return missing::run(&words),
+        Command::Gateway(_) | Command::Env(_) => {}
+        #[cfg(unix)]
         Command::Connect(_)
         | Command::Disconnect(_)
         | Command::Status(_)
@@ -165,15 +224,14 @@ pub(crate) fn run(parsed: Cli) -> anyhow::Result<ExitCode> {
         | Command::Unexpose(_)
         | Command::Restore(_)
         | Command::List(_)
-        | Command::Gateway(_)
         | Command::Doctor(_)
-        | Command::Env(_)
         | Command::Run(_)
         | Command::Service(_)
         | Command::Proxy(_) => {}
     }
     let environment = Environment::read()?;
     let user = User::of_caller(&environment)?;
+    #[cfg(unix)]
     if user.is_behind_sudo() && runs_plugins(&parsed.command) {
         return Err(user.become_and_run_again());
     }
@@ -183,6 +241,20 @@ pub(crate) fn run(parsed: Cli) -> anyhow::Result<ExitCode> {
         user,
     };
     match parsed.command {
+        Command::Gateway(command) => block_on(gateway::run(situation, command)),
+        Command::Env(args) => block_on(env::run(situation, args)),
+        Command::Completion(_) | Command::Man(_) => Ok(ExitCode::SUCCESS),
+        #[cfg(windows)]
+        Command::Missing(_) => Ok(ExitCode::SUCCESS),
+        #[cfg(unix)]
+        command => run_on_unix(situation, command),
+    }
+}
+
+/// The commands around sessions, which no other system has yet.
+#[cfg(unix)]
+fn run_on_unix(situation: Situation, command: Command) -> anyhow::Result<ExitCode> {
+    match command {
         Command::Connect(args) => block_on(connect::run(situation, args)),
         Command::Disconnect(args) => block_on(disconnect::run(situation, args)),
         Command::Status(args) => block_on(status::run(situation, args)),
@@ -190,20 +262,22 @@ pub(crate) fn run(parsed: Cli) -> anyhow::Result<ExitCode> {
         Command::Unexpose(args) => block_on(unexpose::run(situation, args)),
         Command::Restore(args) => block_on(restore::run(situation, args)),
         Command::List(args) => block_on(list::run(situation, args)),
-        Command::Gateway(command) => block_on(gateway::run(situation, command)),
         Command::Doctor(args) => block_on(doctor::run(situation, args)),
-        Command::Env(args) => block_on(env::run(situation, args)),
         Command::Run(args) => run::run(situation, args),
         Command::Service(command) => service::run(&situation, &command),
         Command::Proxy(args) => block_on(proxy::run(situation, args)),
-        Command::Completion(_) | Command::Man(_) | Command::Helper(_) | Command::Agent => {
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Gateway(_)
+        | Command::Env(_)
+        | Command::Completion(_)
+        | Command::Man(_)
+        | Command::Helper(_)
+        | Command::Agent => Ok(ExitCode::SUCCESS),
     }
 }
 
 /// Whether the command itself speaks to the cluster: a kubeconfig can name programs to run, and those must
 /// never run as root on behalf of somebody else. `connect` leaves that to its agent.
+#[cfg(unix)]
 fn runs_plugins(command: &Command) -> bool {
     matches!(
         command,
@@ -219,6 +293,7 @@ fn runs_plugins(command: &Command) -> bool {
     )
 }
 
+#[cfg(unix)]
 fn run_helper(args: &HelperArgs) -> anyhow::Result<ExitCode> {
     if args.undo {
         crate::helper::undo_leftovers()?;
@@ -236,6 +311,7 @@ fn run_helper(args: &HelperArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// What failed goes to who started it, as a document: it tells the user.
+#[cfg(unix)]
 fn run_own_helper() -> anyhow::Result<ExitCode> {
     if let Err(error) = crate::helper::run_own() {
         output::print_json(&failure::Failure::of(&error))?;

@@ -13,9 +13,11 @@ use futures::FutureExt as _;
 use futures::future::{LocalBoxFuture, pending};
 use ipnetwork::IpNetwork;
 use kvpn_io::tun::TunOffload;
+use kvpn_wire::range::is_tunnel;
 use serde::{Deserialize, Serialize};
 
 mod durable;
+mod installing;
 #[cfg(target_os = "linux")]
 pub(crate) mod linux;
 #[cfg(target_os = "linux")]
@@ -26,6 +28,9 @@ pub(crate) mod macos;
 pub(crate) use macos as platform;
 
 // What only reads text and writes files is tested here too.
+#[cfg(all(test, not(target_os = "macos")))]
+#[path = "os/macos/job.rs"]
+mod macos_job;
 #[cfg(all(test, not(target_os = "macos")))]
 #[path = "os/macos/netstat.rs"]
 mod macos_netstat;
@@ -111,6 +116,9 @@ pub(crate) trait Routes {
     async fn delete_link(&self, link: u32) -> Result<()>;
 }
 
+/// What the names of sessions' interfaces start with, where the system lets kvpn choose.
+const SESSION_INTERFACE: &str = "kvpn";
+
 /// The machine's interfaces, addresses and routes at one moment.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Snapshot {
@@ -122,6 +130,16 @@ pub(crate) struct Snapshot {
     pub(crate) routes: Vec<Route>,
     /// Addresses on links that the machine exchanged packets with lately, or that were set by hand.
     pub(crate) neighbours: Vec<IpAddr>,
+}
+
+impl Snapshot {
+    /// Whether an interface is a session's. Its name tells where kvpn chooses it, else its tunnel address does.
+    pub(crate) fn is_sessions(&self, link: u32) -> bool {
+        let name = self.links.get(&link);
+        let mut addresses = self.addresses.iter();
+        name.is_some_and(|name| name.starts_with(SESSION_INTERFACE))
+            || addresses.any(|address| address.link == link && is_tunnel(address.address.ip()))
+    }
 }
 
 /// An address of an interface.

@@ -1,11 +1,11 @@
 #!/bin/bash
-# check.sh: `make cross-check`. Type-checks the client and all below it for macOS, the packages without IO for Windows.
+# check.sh: `make cross-check`. Type-checks the client and all below it, and the gateway's core, for Windows and macOS.
 # ring, below boringtun, compiles C even for a check: MinGW does for Windows, zig (from PyPI) for macOS.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 here=$PWD/tests/cross
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/kvpn-cross
-without_io=(kvpn-wire kvpn-netstack kvpn-client-core kvpn-gateway-core)
+packages=(kvpn-wire kvpn-netstack kvpn-client-core kvpn-gateway-core kvpn-k8s kvpn-client)
 
 if ! command -v x86_64-w64-mingw32-gcc >/dev/null; then
   [ "$(id -u)" = 0 ] || { echo "missing: apt-get install gcc-mingw-w64-x86-64" >&2; exit 1; }
@@ -23,9 +23,7 @@ rustup target add x86_64-pc-windows-gnu x86_64-apple-darwin
 export KVPN_ZIG=$cache/zig/bin/python ZIG_GLOBAL_CACHE_DIR=$cache/zig-cache
 export CC_x86_64_apple_darwin=$here/zigcc AR_x86_64_apple_darwin=$here/zigar
 export SDKROOT=/nonexistent MACOSX_DEPLOYMENT_TARGET=11.0   # else cc asks xcrun for them
-check() {
-  cargo check --locked --target "$1" "${@:2}"
-  echo "$1: ${*:2} type-check"
-}
-check x86_64-pc-windows-gnu "${without_io[@]/#/-p=}"
-check x86_64-apple-darwin "${without_io[@]/#/-p=}" -p=kvpn-client
+for target in x86_64-pc-windows-gnu x86_64-apple-darwin; do
+  cargo check --locked --target "$target" "${packages[@]/#/-p=}"
+  echo "$target: ${packages[*]} type-check"
+done

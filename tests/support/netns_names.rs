@@ -153,6 +153,7 @@ fn config(private_key: PrivateKey, grant: SessionGrant, split_dns: bool) -> Conf
         ranges: vec!["10.96.0.0/16".parse().unwrap()],
         split_dns,
         host_routes: true,
+        netmap: Netmap::default(),
     }
 }
 

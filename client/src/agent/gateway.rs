@@ -1,31 +1,15 @@
 //! Finds a gateway for a session, or installs one. Says what is missing when the user may not.
 
-use std::time::Duration;
-
-use anyhow::Context as _;
 use kvpn_k8s::{
     Cluster, Error as ClusterError, GatewayPod, GatewaySpec, Missing, Purpose, RbacLevel, RbacSpec,
     manifest, rbac, to_yaml,
 };
-use kvpn_wire::HEALTH_PORT;
 
 use crate::agent::board::Board;
 use crate::agent::message::Access;
-use crate::agent::{http, upgrade};
+use crate::agent::upgrade;
 use crate::cli::failure::{FAILED, Failure, NOT_PERMITTED};
-
-/// Where a gateway for everybody is, when the connected namespace has none.
-pub(crate) const SHARED_NAMESPACE: &str = "kvpn";
-/// This build's version; also the gateway's that belongs to it.
-pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The image of this build's gateway.
-pub(crate) const DEFAULT_IMAGE: &str = concat!("kvpn/gateway:", env!("CARGO_PKG_VERSION"));
-/// How long a gateway may take to become ready.
-pub(crate) const READY_LIMIT: Duration = Duration::from_secs(90);
-/// How long counting a gateway's sessions may take.
-const COUNT_LIMIT: Duration = Duration::from_secs(5);
-/// The metric that counts sessions.
-const SESSIONS_METRIC: &str = "kvpn_sessions";
+use crate::cluster::{READY_LIMIT, SHARED_NAMESPACE, VERSION};
 
 /// Where a gateway is looked for, in order.
 pub(crate) fn namespaces<'a>(access: &'a Access, cluster: &'a Cluster) -> Vec<&'a str> {
@@ -186,45 +170,4 @@ async fn wait(cluster: &Cluster, namespace: &str, board: &Board) -> anyhow::Resu
     Ok(cluster
         .wait_ready(namespace, READY_LIMIT, &mut progress)
         .await?)
-}
-
-/// How many sessions a gateway has; `None` when it does not say.
-pub(crate) async fn sessions(cluster: &Cluster, gateway: &GatewayPod) -> Option<u64> {
-    let counted = tokio::time::timeout(COUNT_LIMIT, async {
-        let stream = cluster.forward(gateway, HEALTH_PORT).await?;
-        let body = http::get(stream, "/metrics").await?;
-        let text = std::str::from_utf8(&body).context("the gateway's metrics are not UTF-8")?;
-        metric(text, SESSIONS_METRIC).context("the gateway's metrics do not count sessions")
-    });
-    match counted.await {
-        Ok(Ok(count)) => Some(count),
-        Ok(Err(error)) => {
-            tracing::info!(
-                error = format!("{error:#}"),
-                "the gateway does not say how many sessions it has"
-            );
-            None
-        }
-        Err(_) => None,
-    }
-}
-
-/// A value of Prometheus' text format.
-fn metric(text: &str, name: &str) -> Option<u64> {
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
-    value.trim().parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_metric_is_found_by_its_whole_name() {
-        let text = "# TYPE kvpn_sessions gauge\nkvpn_sessions_total 9\nkvpn_sessions 2\n";
-        assert_eq!(metric(text, "kvpn_sessions"), Some(2));
-        assert_eq!(metric("", "kvpn_sessions"), None);
-    }
 }

@@ -6,8 +6,8 @@ use ::http::Method;
 use kvpn_wire::control::SESSION_PATH;
 
 use crate::agent::driver::Handle;
-use crate::agent::http;
 use crate::agent::session::Peer;
+use crate::cluster::http;
 
 /// How long telling the gateway goodbye may take; it forgets the session by itself later.
 const LIMIT: Duration = Duration::from_millis(500);

@@ -8,9 +8,6 @@ use kvpn_wire::range;
 
 use crate::os::{Routes as _, Snapshot, platform};
 
-/// Interfaces of kvpn's own start with this.
-const OWN_INTERFACE: &str = "kvpn";
-
 /// A range that an interface of this machine, other than kvpn's, leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Occupied {
@@ -47,10 +44,9 @@ pub(crate) struct Outline {
 
 impl Outline {
     fn of(snapshot: &Snapshot) -> Self {
-        let others = snapshot
-            .addresses
-            .iter()
-            .filter(|address| !is_own(snapshot, address.link) && is_routable(address.address.ip()));
+        let others = snapshot.addresses.iter().filter(|address| {
+            !snapshot.is_sessions(address.link) && is_routable(address.address.ip())
+        });
         let defaults = snapshot
             .routes
             .iter()
@@ -95,7 +91,7 @@ pub(crate) async fn look() -> anyhow::Result<Laptop> {
 
 /// What an interface other than kvpn's has.
 fn occupied(snapshot: &Snapshot, link: Option<u32>, range: IpNetwork) -> Option<Occupied> {
-    let is_others = link.is_none_or(|link| !is_own(snapshot, link));
+    let is_others = link.is_none_or(|link| !snapshot.is_sessions(link));
     let name = link.and_then(|link| snapshot.links.get(&link));
     let interface = name.map_or_else(|| "another interface".to_owned(), Clone::clone);
     (is_others && is_routable(range.ip())).then(|| Occupied {
@@ -127,7 +123,7 @@ impl Laptop {
 
 fn in_use(snapshot: &Snapshot) -> Vec<IpAddr> {
     let own = snapshot.addresses.iter();
-    let own = own.filter(|address| !is_own(snapshot, address.link));
+    let own = own.filter(|address| !snapshot.is_sessions(address.link));
     let hops = snapshot.routes.iter().filter_map(|route| route.gateway);
     own.map(|address| address.address.ip())
         .chain(hops)
@@ -166,11 +162,6 @@ pub(crate) async fn outline() -> anyhow::Result<Outline> {
     Ok(Outline::of(&snapshot().await?))
 }
 
-fn is_own(snapshot: &Snapshot, link: u32) -> bool {
-    let name = snapshot.links.get(&link);
-    name.is_some_and(|name| name.starts_with(OWN_INTERFACE))
-}
-
 fn is_routable(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local() && !v4.is_multicast(),
@@ -188,7 +179,13 @@ mod tests {
     use crate::os::{Address, Route};
 
     fn snapshot(addresses: &[(u32, &str)], routes: &[(&str, u32, Option<&str>)]) -> Snapshot {
-        let links = [(1, "lo"), (2, "wlan0"), (3, "kvpn0"), (4, "veth1")];
+        let links = [
+            (1, "lo"),
+            (2, "wlan0"),
+            (3, "kvpn0"),
+            (4, "veth1"),
+            (5, "utun7"),
+        ];
         Snapshot {
             links: links.map(|(link, name)| (link, name.to_owned())).into(),
             addresses: (addresses.iter())
@@ -239,12 +236,14 @@ mod tests {
             (2, "192.168.1.7/24"),
             (1, "127.0.0.1/8"),
             (3, "198.19.0.2/32"),
+            (5, "198.19.0.6/32"),
         ];
         let routes = [
             ("0.0.0.0/0", 2, Some("192.168.1.1")),
             ("192.168.1.0/24", 2, None),
             ("10.96.4.0/24", 4, None),
             ("10.96.0.0/12", 3, None),
+            ("100.64.0.0/12", 5, None),
             ("fe80::/64", 2, None),
         ];
         let laptop = Laptop::of(&snapshot(&addresses, &routes), Vec::new());

@@ -3,13 +3,8 @@
 //! The agent's standard input is such a connection too, opened by `kvpn connect`; its first line is
 //! [`Request::Start`].
 
-use std::ffi::OsString;
-use std::path::PathBuf;
-use std::time::Duration;
-
 use ipnetwork::IpNetwork;
 use kvpn_client_core::CarrierChoice;
-use kvpn_k8s::{DatapathChoice, KubeOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::agent::exposure::Wanted;
@@ -18,6 +13,7 @@ use crate::agent::places::{Places, SessionName};
 use crate::agent::report::SessionReport;
 use crate::cli::failure::Failure;
 use crate::cli::log;
+use crate::cluster::{Datapath, Kube};
 use crate::os::platform::Process;
 
 /// The longest line, in bytes.
@@ -121,67 +117,6 @@ pub(crate) struct Access {
     /// Whether the kernel may work on several packets at once.
     #[serde(default)]
     pub(crate) offload: Offload,
-}
-
-/// [`KubeOptions`] on their way to the agent.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Kube {
-    /// `--kubeconfig`
-    pub(crate) kubeconfig: Option<PathBuf>,
-    /// KUBECONFIG
-    pub(crate) kubeconfig_env: Option<OsString>,
-    /// The user's home.
-    pub(crate) home: PathBuf,
-    /// `--context`
-    pub(crate) context: Option<String>,
-    /// `--namespace`
-    pub(crate) namespace: Option<String>,
-    /// HTTPS_PROXY
-    pub(crate) https_proxy: Option<String>,
-    /// NO_PROXY
-    pub(crate) no_proxy: Option<String>,
-    /// How long a credential plugin may take.
-    pub(crate) exec_timeout: Duration,
-}
-
-impl Kube {
-    /// The options for the cluster; `interactive` when a credential plugin may use the terminal.
-    pub(crate) fn options(&self, interactive: bool) -> KubeOptions {
-        KubeOptions {
-            kubeconfig: self.kubeconfig.clone(),
-            kubeconfig_env: self.kubeconfig_env.clone(),
-            home: Some(self.home.clone()),
-            context: self.context.clone(),
-            namespace: self.namespace.clone(),
-            https_proxy: self.https_proxy.clone(),
-            no_proxy: self.no_proxy.clone(),
-            exec_timeout: self.exec_timeout,
-            interactive,
-        }
-    }
-}
-
-/// `--datapath`
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Datapath {
-    /// An unprivileged pod
-    #[default]
-    Auto,
-    /// An unprivileged pod with its own TCP/IP
-    Userspace,
-    /// The kernel's TCP/IP: needs NET_ADMIN, a namespace that allows privileged pods; faster
-    Kernel,
-}
-
-impl From<Datapath> for DatapathChoice {
-    fn from(datapath: Datapath) -> Self {
-        match datapath {
-            Datapath::Auto => Self::Auto,
-            Datapath::Userspace => Self::Userspace,
-            Datapath::Kernel => Self::Kernel,
-        }
-    }
 }
 
 /// `--carrier`

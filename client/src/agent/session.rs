@@ -12,9 +12,9 @@ use kvpn_wire::control::{self, CreateSession, SessionGrant, TunnelAddresses};
 use kvpn_wire::wireguard::PrivateKey;
 use rand::TryRng as _;
 
-use crate::agent::gateway;
 use crate::agent::laptop::Laptop;
 use crate::agent::report::GatewayReport;
+use crate::cluster;
 
 /// What identifies and protects a session.
 pub(crate) struct Keys {
@@ -68,7 +68,7 @@ pub(crate) fn request(
         .collect();
     CreateSession {
         version: control::VERSION,
-        client_version: gateway::VERSION.to_owned(),
+        client_version: cluster::VERSION.to_owned(),
         public_key: private.public(),
         avoid: laptop.avoided(&own),
         prefer,

@@ -4,8 +4,9 @@
 use kvpn_k8s::{Cluster, GatewayPod, GatewaySpec, Purpose};
 
 use crate::agent::board::Board;
-use crate::agent::gateway::{self, VERSION};
-use crate::agent::message::{Access, Datapath};
+use crate::agent::gateway;
+use crate::agent::message::Access;
+use crate::cluster::{self, Datapath, VERSION};
 
 /// How a gateway differs from what a command wants.
 #[derive(Debug, PartialEq, Eq)]
@@ -63,7 +64,7 @@ async fn spec(
         )));
     };
     if !access.upgrade && found.ready {
-        match gateway::sessions(cluster, found).await {
+        match cluster::sessions(cluster, found).await {
             Some(0) => {}
             Some(count) => {
                 return Ok(Err(format!(

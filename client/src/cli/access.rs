@@ -3,10 +3,10 @@
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
-use crate::agent::gateway::DEFAULT_IMAGE;
-use crate::agent::message::{Access, Carrier, Datapath, Offload};
+use crate::agent::message::{Access, Carrier, Offload};
 use crate::cli::Situation;
-use crate::cli::connect::kube;
+use crate::cli::kube::kube;
+use crate::cluster::{DEFAULT_IMAGE, Datapath};
 
 /// Options about the gateway and the way to it.
 #[derive(Debug, Args)]

@@ -17,7 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::agent::contact::Contact;
 use crate::agent::launch::{Launched, launch};
 use crate::agent::lock::{self, Held};
-use crate::agent::message::{Access, Datapath, Kube, Reply, Request, Start};
+use crate::agent::message::{Access, Reply, Request, Start};
 use crate::agent::places::{Places, SessionName};
 use crate::agent::report::{SessionReport, State};
 use crate::cli::Situation;
@@ -25,11 +25,10 @@ use crate::cli::access::AccessArgs;
 use crate::cli::expose;
 use crate::cli::failure::{CONFLICT, FAILED, Failure};
 use crate::cli::progress::Display;
+use crate::cluster::Datapath;
 use crate::helper::{self, Escalation, Installed};
 use crate::os::platform::service::SOCKET;
 
-/// How long a credential plugin of the kubeconfig may take.
-const EXEC_LIMIT: Duration = Duration::from_secs(60);
 /// How often the socket of an agent that is starting is looked for.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -102,28 +101,6 @@ fn excluded(text: &str) -> Result<IpNetwork, String> {
         ));
     }
     Ok(range)
-}
-
-/// How to find the cluster, for this command and for an agent.
-pub(crate) fn kube(situation: &Situation) -> Kube {
-    let Situation {
-        globals,
-        environment,
-        user,
-    } = situation;
-    let (https_proxy, no_proxy) = environment.proxy();
-    let absolute =
-        |path: &std::path::PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
-    Kube {
-        kubeconfig: globals.kubeconfig.as_ref().map(absolute),
-        kubeconfig_env: environment.kubeconfig.clone(),
-        home: user.home.clone(),
-        context: globals.context.clone(),
-        namespace: globals.namespace.clone(),
-        https_proxy,
-        no_proxy,
-        exec_timeout: EXEC_LIMIT,
-    }
 }
 
 impl SessionArgs {

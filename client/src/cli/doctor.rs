@@ -11,15 +11,15 @@ use kvpn_k8s::{Cluster, GatewayPod, Purpose};
 use kvpn_wire::{API_CARRIER_PORT, range};
 use serde::Serialize;
 
-use crate::agent::gateway::SHARED_NAMESPACE;
 use crate::agent::laptop::{self, Laptop};
 use crate::agent::places::Places;
 use crate::agent::ranges;
 use crate::agent::report::{OverlapReport, SessionReport, State};
-use crate::cli::connect::kube;
 use crate::cli::failure::{FAILED, Failure};
+use crate::cli::kube::kube;
 use crate::cli::output::{self, Format, OutputArgs};
 use crate::cli::{Situation, status};
+use crate::cluster::SHARED_NAMESPACE;
 use crate::helper::{self, Escalation, Installed};
 use crate::os::platform::{self, service::SOCKET};
 

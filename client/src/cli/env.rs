@@ -13,8 +13,8 @@ use kvpn_k8s::{Cluster, Denied, Environment, Error};
 use serde::Serialize;
 
 use crate::cli::Situation;
-use crate::cli::connect::kube;
 use crate::cli::failure::{Failure, NOT_PERMITTED};
+use crate::cli::kube::kube;
 use crate::cli::output;
 
 /// Print the environment of a workload's container

@@ -6,9 +6,9 @@ use kvpn_k8s::{Cluster, ExposedService, GatewayPod, Owner};
 use kvpn_wire::CONTROL_PORT;
 use kvpn_wire::control::{ALL_EXPOSURES_PATH, ExposureList, ExposureStatus};
 
-use crate::agent::http;
 use crate::agent::lock::{self, Held, Holder};
 use crate::agent::places::{Places, SessionName};
+use crate::cluster::http;
 
 /// How long a gateway may take to say what it serves.
 const STATUS_LIMIT: Duration = Duration::from_secs(5);

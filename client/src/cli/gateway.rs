@@ -11,13 +11,12 @@ use kvpn_k8s::{
 };
 use serde::Serialize;
 
-use crate::agent::gateway::{DEFAULT_IMAGE, READY_LIMIT, SHARED_NAMESPACE, VERSION, sessions};
-use crate::agent::message::Datapath;
 use crate::cli::Situation;
-use crate::cli::connect::kube;
 use crate::cli::failure::{FAILED, Failure, NOT_PERMITTED};
+use crate::cli::kube::kube;
 use crate::cli::output::{self, Format, OutputArgs};
 use crate::cli::progress::Display;
+use crate::cluster::{DEFAULT_IMAGE, Datapath, READY_LIMIT, SHARED_NAMESPACE, VERSION, sessions};
 
 /// Install, remove or look at the gateway in a namespace (-n)
 #[derive(Debug, Subcommand)]

@@ -12,9 +12,9 @@ use serde::Serialize;
 use crate::agent::places::Places;
 use crate::agent::wall_clock;
 use crate::cli::Situation;
-use crate::cli::connect::kube;
 use crate::cli::expose::bytes;
 use crate::cli::exposures::{Exposures, Own, Part, own};
+use crate::cli::kube::kube;
 use crate::cli::output::{self, Format, OutputArgs};
 
 /// Show what is exposed in a namespace (-n): whose, since when, and how it does

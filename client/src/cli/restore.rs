@@ -6,9 +6,9 @@ use clap::Args;
 use kvpn_k8s::{Cluster, Error as ClusterError, Restored, Whose};
 
 use crate::agent::places::Places;
-use crate::cli::connect::kube;
 use crate::cli::exposures::{Exposures, Own, Part, own};
 use crate::cli::failure::{CONFLICT, FAILED, Failure};
+use crate::cli::kube::kube;
 use crate::cli::progress::Display;
 use crate::cli::{Situation, unexpose};
 

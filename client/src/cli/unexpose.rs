@@ -6,13 +6,13 @@ use anyhow::Context as _;
 use clap::Args;
 use kvpn_k8s::{Cluster, Whose};
 
-use crate::agent::message::Kube;
 use crate::agent::places::Places;
-use crate::cli::connect::kube;
 use crate::cli::exposures::{Own, own};
 use crate::cli::failure::{Failure, NOT_CONNECTED, USAGE};
+use crate::cli::kube::kube;
 use crate::cli::progress::Display;
 use crate::cli::{Situation, disconnect};
+use crate::cluster::Kube;
 
 /// End an exposure of yours and put the Service back
 ///

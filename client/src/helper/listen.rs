@@ -5,10 +5,10 @@
 //! about who they are counts.
 
 use std::collections::BTreeMap;
-use std::fs::Permissions;
+use std::fs::{DirBuilder, Permissions};
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -71,13 +71,22 @@ async fn listen(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A socket that is there already is that of one that was killed: systemd runs one at a time.
+/// A socket that is there already is that of one that was killed: the system runs one at a time. Its group is this process's,
+/// which elsewhere than on Linux it would not be by itself (and the service's sandbox on Linux has no chown).
 fn bind(path: &Path) -> Result<UnixListener> {
+    if let Some(folder) = path.parent() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(folder)?;
+    }
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
         Ok(()) | Err(_) => {}
     }
     let listener = UnixListener::bind(path)?;
+    #[cfg(not(target_os = "linux"))]
+    rustix::fs::chown(path, None, Some(rustix::process::getegid()))?;
     std::fs::set_permissions(path, Permissions::from_mode(MODE))?;
     Ok(listener)
 }

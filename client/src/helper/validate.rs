@@ -25,8 +25,6 @@ pub(super) use ranges::{network, route};
 
 /// Linux: IFNAMSIZ less the final zero.
 const MAX_INTERFACE_NAME: usize = 15;
-/// What the names of sessions' interfaces start with.
-const SESSION_INTERFACE: &str = "kvpn";
 
 /// The machine that a range is judged against.
 pub(super) struct Surroundings<'a> {
@@ -109,7 +107,11 @@ impl Surroundings<'_> {
             .routes
             .iter()
             .filter(|route| route.link != self.own_link || route.link.is_none())
-            .filter(|route| !self.name(route.link).starts_with(SESSION_INTERFACE))
+            .filter(|route| {
+                !route
+                    .link
+                    .is_some_and(|link| self.snapshot.is_sessions(link))
+            })
     }
 
     /// A resolver that only this range's route would lead to.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{Dns, DnsConfig, Record, durable};
 use crate::helper::protocol::DnsBackend;
 
+mod job;
 pub(crate) mod login;
 pub(super) mod netstat;
 mod process;

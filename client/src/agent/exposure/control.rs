@@ -11,9 +11,9 @@ use kvpn_wire::control::{
 use tokio::net::UnixStream;
 
 use crate::agent::driver::Handle;
-use crate::agent::http;
 use crate::agent::session::Peer;
 use crate::cli::failure::{CONFLICT, FAILED, Failure};
+use crate::cluster::http;
 
 /// How long the gateway may take to answer; it asks the API server meanwhile.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);

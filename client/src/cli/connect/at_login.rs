@@ -10,9 +10,10 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use kvpn_k8s::Cluster;
 
-use super::{ConnectArgs, connect, kube, session_name};
+use super::{ConnectArgs, connect, session_name};
 use crate::agent::places::SessionName;
 use crate::cli::failure::{FAILED, Failure};
+use crate::cli::kube::kube;
 use crate::cli::{Cli, Command, Situation, output};
 use crate::os::platform::{login, service};
 

@@ -3,15 +3,13 @@
 //! Must not know the helper's work: it is a program with arguments here.
 
 use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
-use super::durable::{remove, replace};
 use super::likely_dns_backend;
+use crate::os::installing::{COPY, program, put, remove_empty, tool};
 
 /// The service, the user that it runs as and the group that may use it.
 const UNIT: &str = "kvpn-helper.service";
@@ -25,8 +23,6 @@ const PACKAGED_UNIT_FILE: &str = "/usr/lib/systemd/system/kvpn-helper.service";
 const DROP_IN: &str = "/etc/systemd/system/kvpn-helper.service.d/resolv-conf.conf";
 const RULES_FOLDER: &str = "/etc/polkit-1/rules.d";
 const RULES: &str = "/etc/polkit-1/rules.d/50-kvpn.rules";
-/// The program's own place where the one that installs is not the system's: no user may change what root starts.
-const COPY: &str = "/usr/local/libexec/kvpn/kvpn";
 const STATE_FOLDERS: [&str; 2] = ["/var/lib/kvpn-helper", "/var/lib/kvpn"];
 
 const UNIT_TEXT: &str = include_str!("../../../service/kvpn-helper.service");
@@ -132,33 +128,6 @@ pub(crate) fn admit(user: &str) -> Result<()> {
     tool("usermod", &["--append", "--groups", NAME, user])
 }
 
-/// The program that the unit starts, and whether it was copied for that just now.
-fn program() -> Result<(PathBuf, bool)> {
-    let own = std::env::current_exe().context("the path of this program is not known")?;
-    let own = own.canonicalize()?;
-    if own == Path::new(COPY) || is_roots(&own)? {
-        return Ok((own, false));
-    }
-    let copy = PathBuf::from(COPY);
-    let content = fs::read(&own).with_context(|| format!("{} cannot be read", own.display()))?;
-    if fs::read(&copy).is_ok_and(|there| there == content) {
-        return Ok((copy, false));
-    }
-    write(&copy, &content, 0o755)?;
-    Ok((copy, true))
-}
-
-/// Whether nobody but root can change a file, or what its path leads to.
-fn is_roots(path: &Path) -> Result<bool> {
-    for part in path.ancestors() {
-        let metadata = fs::metadata(part)?;
-        if metadata.uid() != 0 || metadata.mode() & 0o022 != 0 {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
 /// Whether names go through systemd-resolved, and polkit can let a user that is not root tell it.
 fn resolved_obeys() -> bool {
     likely_dns_backend() == "systemd-resolved" && Path::new(RULES_FOLDER).exists()
@@ -185,56 +154,6 @@ fn user_exists(database: &str) -> Result<bool> {
     Ok(known.status.success())
 }
 
-/// Makes a file have this content, or be gone; whether that was a change.
-fn put(path: &Path, text: Option<&str>) -> Result<bool> {
-    match text {
-        Some(text) => {
-            if fs::read(path).is_ok_and(|there| there == text.as_bytes()) {
-                return Ok(false);
-            }
-            write(path, text.as_bytes(), 0o644)?;
-            Ok(true)
-        }
-        None => {
-            let there = path.symlink_metadata().is_ok();
-            remove(path)?;
-            if let Some(folder) = path.parent().filter(|folder| is_ours(folder)) {
-                remove_empty(folder)?;
-            }
-            Ok(there)
-        }
-    }
-}
-
-fn write(path: &Path, content: &[u8], mode: u32) -> Result<()> {
-    let folder = path.parent().context("a file needs a folder")?;
-    if !folder.exists() {
-        fs::create_dir_all(folder)?;
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
-    }
-    replace(path, &path.with_added_extension("new"), content, mode)
-        .with_context(|| format!("{} cannot be written", path.display()))
-}
-
-/// Folders that [`write`] makes.
-fn is_ours(folder: &Path) -> bool {
-    [DROP_IN, COPY]
-        .iter()
-        .any(|file| Path::new(file).parent() == Some(folder))
-}
-
-fn remove_empty(folder: &Path) -> Result<()> {
-    match fs::remove_dir(folder) {
-        // What is in it is a session's that sudo started, or not ours.
-        Err(error)
-            if ![ErrorKind::NotFound, ErrorKind::DirectoryNotEmpty].contains(&error.kind()) =>
-        {
-            Err(error).with_context(|| format!("{} cannot be removed", folder.display()))
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
 /// Whether the service came with a package.
 pub(crate) fn is_packaged() -> bool {
     Path::new(PACKAGED_UNIT_FILE).exists()
@@ -246,20 +165,4 @@ fn is_active() -> bool {
 
 fn systemctl(arguments: &[&str]) -> Result<()> {
     tool("systemctl", arguments)
-}
-
-fn tool(program: &str, arguments: &[&str]) -> Result<()> {
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .with_context(|| format!("{program} cannot be run"))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!(
-            "`{program} {}` failed: {}",
-            arguments.join(" "),
-            said.trim()
-        );
-    }
-    Ok(())
 }

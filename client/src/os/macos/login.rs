@@ -1,31 +1,73 @@
-//! Sessions that begin when their user logs in, by an agent of launchd: to come.
+//! Sessions that begin when their user logs in: an agent of launchd each, in the user's own folder.
+//!
+//! Must not know what a session is: a name, and a command that stays as long as it does.
 
 use std::ffi::OsString;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result};
 
+use super::job::Job;
+
+/// The user's agents, below the home directory.
+const FOLDER: &str = "Library/LaunchAgents";
+const PREFIX: &str = "dev.kvpn.session.";
+const SUFFIX: &str = ".plist";
+
+/// Has `command` run as the session `name` from the next login on, with this environment.
+///
 /// # Errors
-/// Always.
+/// Something is not text, or the file cannot be written.
 pub(crate) fn enable(
-    _home: &Path,
-    _name: &str,
-    _command: &[OsString],
-    _environment: &[(&str, OsString)],
+    home: &Path,
+    name: &str,
+    command: &[OsString],
+    environment: &[(&str, OsString)],
 ) -> Result<PathBuf> {
-    bail!("`--at-login` is not there for macOS yet: put `kvpn connect` among your login items")
+    let label = format!("{PREFIX}{name}");
+    let job = Job {
+        label: &label,
+        command,
+        environment,
+        group: None,
+    };
+    let (text, path) = (job.text()?, path(home, name));
+    fs::create_dir_all(home.join(FOLDER))
+        .and_then(|()| fs::write(&path, text))
+        .with_context(|| format!("{} cannot be written", path.display()))?;
+    Ok(path)
 }
 
-/// Whether the session would have begun at login: none does.
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "other systems have something to remove"
-)]
-pub(crate) fn disable(_home: &Path, _name: &str) -> Result<bool> {
-    Ok(false)
+/// Has it not begin at login any more; whether it would have.
+///
+/// # Errors
+/// The file cannot be removed.
+pub(crate) fn disable(home: &Path, name: &str) -> Result<bool> {
+    let path = path(home, name);
+    match fs::remove_file(&path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("{} cannot be removed", path.display())),
+    }
 }
 
 /// The sessions that begin at login.
-pub(crate) fn names(_home: &Path) -> Vec<String> {
-    Vec::new()
+pub(crate) fn names(home: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(home.join(FOLDER)) else {
+        return Vec::new();
+    };
+    let name = |file: OsString| {
+        let file = file.to_str()?;
+        let name = file.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
+        Some(name.to_owned())
+    };
+    entries
+        .filter_map(|entry| name(entry.ok()?.file_name()))
+        .collect()
+}
+
+fn path(home: &Path, name: &str) -> PathBuf {
+    home.join(FOLDER).join(format!("{PREFIX}{name}{SUFFIX}"))
 }

@@ -13,30 +13,42 @@ pub(crate) struct Line<'a> {
     pub(crate) destination: IpNetwork,
     /// The next hop, if that is an address.
     pub(crate) gateway: Option<IpAddr>,
+    /// Whether the next hop is a link-layer address.
+    is_on_link: bool,
     /// The interface's name.
     pub(crate) interface: &'a str,
 }
 
-/// The unicast routes in what `netstat -rn -f inet` or `-f inet6` printed. Neighbours' entries (flag L) are left out.
+/// The unicast routes in what `netstat -rn -f inet` or `-f inet6` printed.
 pub(crate) fn routes(text: &str) -> Vec<Line<'_>> {
-    let mut is_v6 = false;
-    let mut routes = Vec::new();
-    for line in text.lines() {
-        match line.trim() {
-            "Internet:" => is_v6 = false,
-            "Internet6:" => is_v6 = true,
-            line => routes.extend(route(line, is_v6)),
-        }
-    }
-    routes
+    let known = lines(text).filter(|(flags, _)| !flags.contains('L'));
+    known.map(|(_, line)| line).collect()
 }
 
-fn route(line: &str, is_v6: bool) -> Option<Line<'_>> {
+/// The neighbours in it: addresses whose link-layer address the system knows.
+pub(crate) fn neighbours(text: &str) -> Vec<IpAddr> {
+    let known = lines(text).filter(|(flags, line)| flags.contains('L') && line.is_on_link);
+    known.map(|(_, line)| line.destination.ip()).collect()
+}
+
+fn lines(text: &str) -> impl Iterator<Item = (&str, Line<'_>)> {
+    let mut is_v6 = false;
+    text.lines().filter_map(move |line| match line.trim() {
+        "Internet:" | "Internet6:" => {
+            is_v6 = line.trim() == "Internet6:";
+            None
+        }
+        line => parse(line, is_v6),
+    })
+}
+
+/// Its flags, and the rest.
+fn parse(line: &str, is_v6: bool) -> Option<(&str, Line<'_>)> {
     let mut words = line.split_whitespace();
     let (destination, gateway) = (words.next()?, words.next()?);
     let (flags, interface) = (words.next()?, words.next()?);
-    // m: multicast; L: a neighbour's address; B, R: nowhere.
-    if !flags.starts_with('U') || flags.contains(['m', 'L', 'B', 'R']) {
+    // m: multicast; B, R: nowhere.
+    if !flags.starts_with('U') || flags.contains(['m', 'B', 'R']) {
         return None;
     }
     let is_host = flags.contains('H');
@@ -45,11 +57,15 @@ fn route(line: &str, is_v6: bool) -> Option<Line<'_>> {
     } else {
         destination_v4(destination, is_host)?
     };
-    Some(Line {
+    let address = without_zone(gateway).parse().ok();
+    let line = Line {
         destination,
-        gateway: without_zone(gateway).parse().ok(),
+        gateway: address,
+        // `8c:59:c3:aa:bb:cc`; `link#6` is an interface, `(incomplete)` an answer that is awaited.
+        is_on_link: address.is_none() && gateway.matches(':').count() == 5,
         interface,
-    })
+    };
+    Some((flags, line))
 }
 
 /// `default`, `10.96/16`, `192.168.1` (as many bytes as there are), `192.168.1.7` or `169.254`.
@@ -150,6 +166,7 @@ ff02::%en0/32                           link#14                                 
         );
         assert_eq!(routes(V4)[0].gateway, Some("192.168.1.1".parse().unwrap()));
         assert_eq!(routes(V4)[2].gateway, None);
+        assert_eq!(neighbours(V4), ["192.168.1.1".parse::<IpAddr>().unwrap()]);
     }
 
     #[test]
@@ -159,5 +176,6 @@ ff02::%en0/32                           link#14                                 
             ["::/0 utun0", "fd00:10:96::/112 utun7", "fe80::/64 en0"]
         );
         assert_eq!(routes(V6)[0].gateway, Some("fe80::".parse().unwrap()));
+        assert!(neighbours(V6).is_empty());
     }
 }

@@ -55,10 +55,12 @@ impl SystemRoutes {
         Ok(addresses.to_vec())
     }
 
-    async fn routes(&self, links: &BTreeMap<u32, String>) -> Result<Vec<Route>> {
-        let mut routes = Vec::new();
+    /// Routes and neighbours.
+    async fn routes(&self, links: &BTreeMap<u32, String>) -> Result<(Vec<Route>, Vec<IpAddr>)> {
+        let (mut routes, mut neighbours) = (Vec::new(), Vec::new());
         for family in ["inet", "inet6"] {
             let text = run(NETSTAT, &["-rn", "-f", family]).await?;
+            neighbours.extend(netstat::neighbours(&text));
             routes.extend(netstat::routes(&text).into_iter().map(|line| Route {
                 destination: line.destination,
                 link: index(links, line.interface),
@@ -66,19 +68,19 @@ impl SystemRoutes {
                 in_main_table: true,
             }));
         }
-        Ok(routes)
+        Ok((routes, neighbours))
     }
 }
 
 impl Routes for SystemRoutes {
     async fn snapshot(&self) -> Result<Snapshot> {
         let links = links().context("the interfaces cannot be listed")?;
+        let routes = self.routes(&links).await;
+        let (routes, neighbours) = routes.context("the routes cannot be listed")?;
         Ok(Snapshot {
             addresses: addresses(&links).context("the addresses cannot be listed")?,
-            routes: self
-                .routes(&links)
-                .await
-                .context("the routes cannot be listed")?,
+            routes,
+            neighbours,
             links,
         })
     }

@@ -1,11 +1,24 @@
-//! The helper as a service of launchd: to come. Until then sudo starts helpers.
+//! The helper as a daemon of launchd: what is put where, so that `connect` needs no sudo, and how it goes again. It is root's: this
+//! system has no capabilities to take away.
+//!
+//! Must not know the helper's work: it is a program with arguments here.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-/// Where an installed helper would answer.
+use super::job::{self, Job};
+use crate::os::installing::{COPY, program, put, remove_empty, tool};
+
+const LABEL: &str = "dev.kvpn.helper";
+const SERVICE: &str = "system/dev.kvpn.helper";
+const FILE: &str = "/Library/LaunchDaemons/dev.kvpn.helper.plist";
+const GROUP: &str = "kvpn";
+/// Where the group finds it.
 pub(crate) const SOCKET: &str = "/var/run/kvpn/helper.sock";
+const STATE_FOLDER: &str = "/var/db/kvpn";
 
 /// What is installed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,23 +27,54 @@ pub(crate) struct Service {
     pub(crate) active: bool,
     /// The program that it runs.
     pub(crate) program: PathBuf,
-    /// Whether it is root's.
+    /// Whether it is root's: always.
     pub(crate) root: bool,
 }
 
+/// Installs the service or brings it up to date, and starts it. Whether anything changed; sessions through it ended then.
+///
 /// # Errors
-/// Always.
+/// This is not root, or one of the system's tools failed.
 pub(crate) fn install() -> Result<bool> {
-    bail!("there is no service for macOS yet: use `sudo kvpn connect`")
+    let (program, copied) = program()?;
+    if tool("dscl", &[".", "-read", "/Groups/kvpn"]).is_err() {
+        tool("dseditgroup", &["-o", "create", GROUP])?;
+    }
+    let words = ["helper", "--listen", SOCKET].map(OsString::from);
+    let job = Job {
+        label: LABEL,
+        command: &[&[program.into_os_string()][..], &words].concat(),
+        environment: &[],
+        group: Some(GROUP),
+    };
+    let changed = put(Path::new(FILE), Some(&job.text()?))? | copied;
+    if !changed && is_active() {
+        return Ok(false);
+    }
+    // One that does not run is not there to be ended.
+    let _ = tool("launchctl", &["bootout", SERVICE]);
+    tool("launchctl", &["bootstrap", "system", FILE])?;
+    Ok(true)
 }
 
-/// Whether there was anything: there is not.
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "other systems have something to remove"
-)]
+/// Stops the service and removes all that [`install`] made. Whether there was anything.
+///
+/// # Errors
+/// This is not root, or something cannot be removed.
 pub(crate) fn uninstall() -> Result<bool> {
-    Ok(false)
+    if is_active() {
+        tool("launchctl", &["bootout", SERVICE])?;
+    }
+    let mut any = put(Path::new(FILE), None)?;
+    any |= put(Path::new(COPY), None)?;
+    for folder in [STATE_FOLDER, "/var/run/kvpn"] {
+        remove_empty(Path::new(folder))?;
+    }
+    if tool("dscl", &[".", "-read", "/Groups/kvpn"]).is_ok() {
+        tool("dseditgroup", &["-o", "delete", GROUP])?;
+        any = true;
+    }
+    Ok(any)
 }
 
 /// No package brings one.
@@ -38,13 +82,24 @@ pub(crate) fn is_packaged() -> bool {
     false
 }
 
-/// Nothing can be installed.
+/// What is installed now, as far as anybody can see it.
 pub(crate) fn look() -> Option<Service> {
-    None
+    let text = fs::read_to_string(FILE).ok()?;
+    Some(Service {
+        active: is_active(),
+        program: PathBuf::from(job::program(&text)?),
+        root: true,
+    })
 }
 
-/// # Errors
-/// Always.
-pub(crate) fn admit(_user: &str) -> Result<()> {
-    install().map(drop)
+/// Lets a user use the helper, from the next login on.
+pub(crate) fn admit(user: &str) -> Result<()> {
+    tool(
+        "dseditgroup",
+        &["-o", "edit", "-a", user, "-t", "user", GROUP],
+    )
+}
+
+fn is_active() -> bool {
+    tool("launchctl", &["print", SERVICE]).is_ok()
 }
