@@ -95,7 +95,7 @@ fn what_contradicts_itself_is_refused() {
 fn internal_commands_are_not_advertised() {
     let help = Cli::command().render_long_help().to_string();
     assert!(
-        !help.contains("helper") && !help.contains("  agent"),
+        !help.contains("  helper") && !help.contains("  agent"),
         "{help}"
     );
 }

@@ -114,10 +114,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_greeting_stays_in_the_stream() {
-        let hello = "{\"id\":0,\"answer\":\"hello\",\"version\":1,\"pid\":1,\"undone\":[]}\n";
+        let hello = "{\"id\":0,\"answer\":\"hello\",\"version\":2,\"pid\":1,\"undone\":[]}\n";
         let (_folder, path) = saying(&[
             "{\"id\":0,\"answer\":\"failed\",\"error\":\"not yet\",\"taken\":true}\n",
-            "{\"id\":0,\"answer\":\"hello\",\"version\":1,\"pid\":1,\"undone\":[]}\n",
+            "{\"id\":0,\"answer\":\"hello\",\"version\":2,\"pid\":1,\"undone\":[]}\n",
         ]);
         let Installed::Given(socket) = ask(&path).await else {
             panic!("the second answer was a greeting");
