@@ -149,7 +149,6 @@ fn config(private_key: PrivateKey, grant: SessionGrant, split_dns: bool) -> Conf
             reverse: Vec::new(),
             own_domain: None,
         },
-        netmap: Netmap::default(),
         ranges: vec!["10.96.0.0/16".parse().unwrap()],
         split_dns,
         host_routes: true,
