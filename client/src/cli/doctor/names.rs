@@ -72,7 +72,7 @@ async fn resolver_answers(resolver: SocketAddr) -> Check {
         Ok(()) => Check::ok("resolvers", format!("{} answers", resolver.ip())),
         Err(error) => Check::warning(
             "resolvers",
-            format!("{} does not: {error:#}", resolver.ip()),
+            format!("{} does not answer: {error:#}", resolver.ip()),
             "check the network's DNS settings, and whether a VPN or firewall keeps DNS to itself",
         ),
     }
