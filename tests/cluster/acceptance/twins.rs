@@ -11,11 +11,21 @@ use kvpn::laptop::{Laptop, Resolver};
 const TWIN: &str = "sed 's#https://172.31.2.11:6443#https://[fd00:172:31:2::11]:6443#' \"$KUBECONFIG\" >/tmp/twin && grep -q fd00 /tmp/twin";
 
 #[test]
-fn both_are_reached_by_name_from_one_shell() {
+fn both_are_reached_by_name_with_systemd_resolved() {
+    both_are_reached_by_name(Resolver::Resolved);
+}
+
+/// The first session has the file and passes the second one's names on.
+#[test]
+fn both_are_reached_by_name_with_a_plain_resolv_conf() {
+    both_are_reached_by_name(Resolver::Plain);
+}
+
+fn both_are_reached_by_name(resolver: Resolver) {
     if !Cluster::get().has("an API server with two addresses") {
         return;
     }
-    let laptop = Laptop::start("twins", Resolver::Resolved);
+    let laptop = Laptop::start(&format!("twins-{resolver:?}").to_lowercase(), resolver);
     let before = laptop.traces();
     laptop.connect(Datapath::Userspace, &["--name", "first"]);
     let gateway = Datapath::Kernel.gateway();
@@ -42,8 +52,8 @@ fn both_are_reached_by_name_from_one_shell() {
     }
     laptop.fetch("http://example.com/").ok();
 
-    laptop.kvpn(&["disconnect", "first"]).ok();
-    laptop.fetch("http://echo.second.kvpn.internal/").ok();
-    laptop.kvpn(&["disconnect", "--all"]).ok();
+    laptop.kvpn(&["disconnect", "second"]).ok();
+    laptop.fetch("http://echo.first.kvpn.internal/").ok();
+    laptop.kvpn(&["disconnect"]).ok();
     laptop.is_as_before(&before, Duration::from_secs(1), "disconnect");
 }
