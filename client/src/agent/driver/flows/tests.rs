@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use kvpn_wire::packet::Protocol;
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinHandle;
@@ -41,10 +42,26 @@ async fn exposed(handle: &Handle, address: IpAddr) -> (TcpListener, u16) {
     (listener, port)
 }
 
-/// A port at which nobody listens.
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind((V4, 0)).unwrap();
-    listener.local_addr().unwrap().port()
+/// A port at which nobody listens, on either loopback, and nobody will for as long as the sockets live: those for TCP do not
+/// listen, those for UDP hear only themselves.
+fn deaf(kind: Type) -> ([Socket; 2], u16) {
+    let bound = |address: IpAddr, port: u16| -> io::Result<(Socket, u16)> {
+        let address = SocketAddr::from((address, port));
+        let socket = Socket::new(Domain::for_address(address), kind, None)?;
+        socket.bind(&address.into())?;
+        let own = socket.local_addr()?;
+        if kind == Type::DGRAM {
+            socket.connect(&own)?;
+        }
+        Ok((socket, own.as_socket().map_or(0, |own| own.port())))
+    };
+    loop {
+        let (v4, port) = bound(V4, 0).unwrap();
+        // Somebody may have the same port of the other family.
+        if let Ok((v6, _)) = bound(V6, port) {
+            return ([v4, v6], port);
+        }
+    }
 }
 
 async fn flows(handle: &Handle) -> usize {
@@ -107,7 +124,7 @@ fn a_program_that_does_not_read_holds_the_peer_back() {
 fn where_nobody_listens_connections_are_refused() {
     run(async {
         let (handle, mut peer) = Peer::start().await;
-        let port = free_port();
+        let (_deaf, port) = deaf(Type::STREAM);
         handle.expose([(Protocol::Tcp, port)].into()).await;
         let flow = peer.connect(port);
         assert_eq!(peer.event(flow).await, Event::TcpReset { flow });
@@ -268,7 +285,7 @@ fn dialled_datagrams_go_both_ways() {
 fn where_nobody_listens_datagrams_end_their_flow() {
     run(async {
         let (handle, mut peer) = Peer::start().await;
-        let port = free_port();
+        let (_deaf, port) = deaf(Type::DGRAM);
         handle.expose([(Protocol::Udp, port)].into()).await;
         let (src, dst) = (SocketAddr::new(GATEWAY, 0), SocketAddr::new(CLIENT, port));
         let flow = peer.stack.udp_open(src, dst, now()).unwrap();
