@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, Permissions};
-use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
@@ -24,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::protocol::{Answer, Numbered};
 use super::{may_administer, runtime};
+use crate::os::platform;
 
 /// Leases at a time, of all users together: a session has one.
 const MAX_LEASES: usize = 64;
@@ -80,10 +80,7 @@ fn bind(path: &Path) -> Result<UnixListener> {
             .mode(0o755)
             .create(folder)?;
     }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
-        Ok(()) | Err(_) => {}
-    }
+    platform::remove(path)?;
     let listener = UnixListener::bind(path)?;
     #[cfg(not(target_os = "linux"))]
     rustix::fs::chown(path, None, Some(rustix::process::getegid()))?;

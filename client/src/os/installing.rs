@@ -1,8 +1,9 @@
-//! Putting a service on a machine and taking it away again: files, its program, the system's own tools. What every system's
-//! service needs.
+//! Putting a service or a login's session on a machine and taking it away again: files, the program, the system's own tools. What
+//! every system needs for that.
 //!
 //! Must not know what is installed.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -62,6 +63,20 @@ pub(super) fn put(path: &Path, text: Option<&str>) -> Result<bool> {
             Ok(there)
         }
     }
+}
+
+/// What stands between these in the names of a folder's files.
+pub(super) fn named(folder: &Path, prefix: &str, suffix: &str) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let name = |file: OsString| {
+        let name = file.to_str()?.strip_prefix(prefix)?.strip_suffix(suffix)?;
+        Some(name.to_owned())
+    };
+    entries
+        .filter_map(|entry| name(entry.ok()?.file_name()))
+        .collect()
 }
 
 fn write(path: &Path, content: &[u8], mode: u32) -> Result<()> {

@@ -5,10 +5,12 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+
+use crate::os::installing::{named, put};
 
 /// The user's units, below the home directory.
 const FOLDER: &str = ".config/systemd/user";
@@ -30,7 +32,7 @@ pub(crate) fn enable(
     let unit = text(name, command, environment)?;
     let folder = home.join(FOLDER);
     let (path, link) = (folder.join(file(name)), link(home, name));
-    let write = || -> std::io::Result<()> {
+    let write = || -> io::Result<()> {
         fs::create_dir_all(folder.join(WANTED))?;
         fs::write(&path, unit)?;
         match std::os::unix::fs::symlink(&path, &link) {
@@ -48,32 +50,12 @@ pub(crate) fn enable(
 /// The files cannot be removed.
 pub(crate) fn disable(home: &Path, name: &str) -> Result<bool> {
     let path = home.join(FOLDER).join(file(name));
-    let mut any = false;
-    for path in [link(home, name), path] {
-        match fs::remove_file(&path) {
-            Ok(()) => any = true,
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => {
-                return Err(error).with_context(|| format!("{} cannot be removed", path.display()));
-            }
-        }
-    }
-    Ok(any)
+    Ok(put(&link(home, name), None)? | put(&path, None)?)
 }
 
 /// The sessions that begin at login.
 pub(crate) fn names(home: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(home.join(FOLDER)) else {
-        return Vec::new();
-    };
-    let name = |file: OsString| {
-        let file = file.to_str()?;
-        let name = file.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
-        Some(name.to_owned())
-    };
-    entries
-        .filter_map(|entry| name(entry.ok()?.file_name()))
-        .collect()
+    named(&home.join(FOLDER), PREFIX, SUFFIX)
 }
 
 fn file(name: &str) -> String {

@@ -4,12 +4,12 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
 use super::job::Job;
+use crate::os::installing::{named, put};
 
 /// The user's agents, below the home directory.
 const FOLDER: &str = "Library/LaunchAgents";
@@ -45,27 +45,12 @@ pub(crate) fn enable(
 /// # Errors
 /// The file cannot be removed.
 pub(crate) fn disable(home: &Path, name: &str) -> Result<bool> {
-    let path = path(home, name);
-    match fs::remove_file(&path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error).with_context(|| format!("{} cannot be removed", path.display())),
-    }
+    put(&path(home, name), None)
 }
 
 /// The sessions that begin at login.
 pub(crate) fn names(home: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(home.join(FOLDER)) else {
-        return Vec::new();
-    };
-    let name = |file: OsString| {
-        let file = file.to_str()?;
-        let name = file.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
-        Some(name.to_owned())
-    };
-    entries
-        .filter_map(|entry| name(entry.ok()?.file_name()))
-        .collect()
+    named(&home.join(FOLDER), PREFIX, SUFFIX)
 }
 
 fn path(home: &Path, name: &str) -> PathBuf {
