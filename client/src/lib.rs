@@ -30,8 +30,12 @@ pub fn run() -> ExitCode {
     if !parsed.command.is_agent() {
         cli::log::to_stderr(&parsed.globals);
     }
-    match cli::run(parsed) {
+    let code = match cli::run(parsed) {
         Ok(code) => code,
         Err(error) => cli::failure::report(&error),
+    };
+    match cli::output::lost() {
+        Some(why) => cli::failure::report_lost(why, code),
+        None => code,
     }
 }
