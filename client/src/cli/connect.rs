@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use ipnetwork::IpNetwork;
 use kvpn_k8s::Cluster;
@@ -186,7 +186,7 @@ async fn connect(situation: &Situation, args: ConnectArgs) -> anyhow::Result<Exi
     display.clear();
     if let Ok(Outcome::Occupied) = outcome {
         launched.gone().await.context("the agent did not end")?;
-        return join_other(&places, &cluster, &name, &display).await;
+        return join_other(&places, &cluster, &name, &display, &mut signals).await;
     }
     finish(outcome, launched, &name).await
 }
@@ -212,12 +212,16 @@ async fn join_other(
     cluster: &Cluster,
     name: &SessionName,
     display: &Display,
+    signals: &mut Signals,
 ) -> anyhow::Result<ExitCode> {
     while let Held::Alive(_) = lock::look(&places.lock(name)) {
         if let Some(contact) = Contact::open(places, name).await? {
             return join(contact, cluster, name, display).await;
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = signals.next() => bail!("interrupted"),
+        }
     }
     let message = format!("another `kvpn connect` held the session {name} and has just ended");
     Err(Failure::new(FAILED, message).hint("try again").into())
