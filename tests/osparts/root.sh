@@ -6,7 +6,9 @@ set -euo pipefail
 suite=bookworm
 packages=systemd,systemd-resolved,dbus,libnss-resolve,polkitd,libpam-systemd,iproute2,dnsmasq-base,bind9-dnsutils,musl,procps
 
-key=$(sha256sum "${BASH_SOURCE[0]}" | cut -c1-16)
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+key=$(cat "${BASH_SOURCE[0]}" "$here/lookup.c" | sha256sum | cut -c1-16)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/kvpn-osparts
 root=$cache/$key
 say() { echo "osparts: $*" >&2; }
@@ -49,6 +51,12 @@ for package in openresolv resolvconf; do
     (cd "$work/get" && apt-get -qq download "$package") >>"$work/log" 2>&1 9>&- || { say "cannot fetch $package: see $work/log"; exit 1; }
     dpkg-deb -x "$work/get/$package"_*.deb "$work/root/opt/$package"
 done
+# Programs of Alpine's kind: musl's own resolver, in a program without libraries.
+(cd "$work/get" && apt-get -qq download musl-dev) >>"$work/log" 2>&1 9>&- || { say "cannot fetch musl-dev: see $work/log"; exit 1; }
+dpkg-deb -x "$work"/get/musl-dev_*.deb "$work/musl"
+library=$(dirname "$(find "$work/musl" -name libc.a)")
+cc -O1 -static -nostdinc -nostdlib -isystem "$work/musl/usr/include/${library##*/}" -o "$work/root/usr/local/bin/musl-lookup" "$library/crt1.o" \
+    "$here/lookup.c" "$library/libc.a" "$(cc -print-libgcc-file-name)" >>"$work/log" 2>&1 || { say "lookup.c does not compile: see $work/log"; exit 1; }
 touch "$work/root/.complete"
 rm -rf --one-file-system "$root"
 mv "$work/root" "$root"
