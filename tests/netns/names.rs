@@ -57,7 +57,7 @@ struct Machine {
     backend: &'static str,
 }
 
-const MACHINES: [Machine; 8] = [
+const MACHINES: [Machine; 9] = [
     Machine {
         who: "plain",
         prepare: "cp -f /run/original /etc/resolv.conf",
@@ -84,6 +84,11 @@ const MACHINES: [Machine; 8] = [
     },
     Machine {
         who: "openresolv",
+        prepare: "",
+        backend: "openresolv",
+    },
+    Machine {
+        who: "openresolv-new",
         prepare: "",
         backend: "openresolv",
     },
@@ -143,7 +148,7 @@ struct Rewrite {
     again: bool,
 }
 
-const REWRITES: [Rewrite; 6] = [
+const REWRITES: [Rewrite; 8] = [
     Rewrite {
         who: "plain",
         how: "printf 'search new.example\\nnameserver 10.99.1.54\\n' >/run/new; mv -f /run/new /etc/resolv.conf",
@@ -164,9 +169,19 @@ const REWRITES: [Rewrite; 6] = [
         how: "printf 'search new.example\\nnameserver 10.99.1.54\\n' | resolvconf -a up1.dhcp",
         again: false,
     },
+    Rewrite {
+        who: "openresolv-new",
+        how: "printf 'search new.example\\nnameserver 10.99.1.54\\n' | resolvconf -a up1.dhcp",
+        again: false,
+    },
     // An installer, or a hand.
     Rewrite {
         who: "openresolv",
+        how: "printf 'search new.example\\nnameserver 10.99.1.54\\n' | resolvconf -a up1.dhcp; echo 'nameserver 192.0.2.1' >/etc/resolv.conf",
+        again: true,
+    },
+    Rewrite {
+        who: "openresolv-new",
         how: "printf 'search new.example\\nnameserver 10.99.1.54\\n' | resolvconf -a up1.dhcp; echo 'nameserver 192.0.2.1' >/etc/resolv.conf",
         again: true,
     },

@@ -6,6 +6,8 @@ set -euo pipefail
 suite=bookworm
 packages=systemd,systemd-resolved,dbus,libnss-resolve,polkitd,libpam-systemd,iproute2,dnsmasq-base,bind9-dnsutils,musl,procps
 
+# A later Debian, for its openresolv: since 3.13 that keeps its records elsewhere, since 3.17 it leaves others' files alone.
+newer=forky
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 key=$(cat "${BASH_SOURCE[0]}" "$here/lookup.c" | sha256sum | cut -c1-16)
@@ -51,6 +53,14 @@ for package in openresolv resolvconf; do
     (cd "$work/get" && apt-get -qq download "$package") >>"$work/log" 2>&1 9>&- || { say "cannot fetch $package: see $work/log"; exit 1; }
     dpkg-deb -x "$work/get/$package"_*.deb "$work/root/opt/$package"
 done
+# The same of the later Debian, whose packages this machine's apt need not know.
+echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $newer main" >"$work/sources"
+mkdir -p "$work/lists/partial" "$work/newer"
+of_newer=(-o "Dir::Etc::SourceList=$work/sources" -o Dir::Etc::SourceParts=- -o "Dir::State::Lists=$work/lists" -o Dir::Cache::pkgcache=
+    -o Dir::Cache::srcpkgcache= -o Acquire::Languages=none)
+(cd "$work/newer" && apt-get -qq "${of_newer[@]}" update && apt-get -qq "${of_newer[@]}" download openresolv) >>"$work/log" 2>&1 9>&- ||
+    { say "cannot fetch $newer's openresolv: see $work/log"; exit 1; }
+dpkg-deb -x "$work"/newer/openresolv_*.deb "$work/root/opt/openresolv-new"
 # Programs of Alpine's kind: musl's own resolver, in a program without libraries.
 (cd "$work/get" && apt-get -qq download musl-dev) >>"$work/log" 2>&1 9>&- || { say "cannot fetch musl-dev: see $work/log"; exit 1; }
 dpkg-deb -x "$work"/get/musl-dev_*.deb "$work/musl"
