@@ -33,9 +33,11 @@ const NAMESERVER: &str = "10.96.0.10:53";
 /// How long a server outside the cluster may take.
 const UPSTREAM_LIMIT: Duration = Duration::from_secs(2);
 /// What the cluster knows.
-const SERVICES: [(&str, [u8; 4]); 2] = [
+const SERVICES: [(&str, [u8; 4]); 4] = [
     ("web.default.svc.cluster.local", [10, 96, 0, 7]),
     ("db.orders.svc.cluster.local", [10, 96, 0, 8]),
+    ("db-0.db.orders.svc.cluster.local", [10, 96, 0, 9]),
+    ("db-0.db.default.svc.cluster.local", [10, 96, 0, 10]),
 ];
 
 /// A session whose names are served.
