@@ -14,6 +14,10 @@ mod netns;
 mod netns_cluster;
 #[path = "support/netns_dns.rs"]
 mod netns_dns;
+#[path = "support/netns_sessions.rs"]
+mod netns_sessions;
+#[path = "netns/sessions.rs"]
+mod sessions;
 #[expect(
     dead_code,
     reason = "of the simulator only cores, links and servers are used here"
@@ -463,7 +467,7 @@ fn two_sessions_have_two_interfaces_but_a_plain_resolv_conf_serves_one() {
     let sandbox = Sandbox::start("two", &[]);
     let before = sandbox.traces();
     let mut first = Agent::start(&sandbox);
-    first.configure(&session());
+    let upstreams = first.configure(&session())["upstreams"].clone();
     let standing = sandbox.traces();
     let mut other = session();
     other["addresses"] = json!(["198.19.0.6/30"]);
@@ -502,12 +506,24 @@ fn two_sessions_have_two_interfaces_but_a_plain_resolv_conf_serves_one() {
 
     let mut second = Agent::start(&sandbox);
     second.configure(&other);
+    let names =
+        json!({"request": "setDns", "servers": ["198.19.0.7"], "search": [], "routing": ["b"]});
+    let taken = second.ask(names.clone());
+    assert_eq!(taken["taken"], true, "{taken}");
     drop(first);
     assert!(
         eventually(SOON, || way().contains("kvpn1")),
         "then the younger's: {}",
         way()
     );
+    let mut set = Value::Null;
+    let free = || {
+        set = second.ask(names.clone());
+        set["answer"] == "done"
+    };
+    assert!(eventually(SOON, free), "and the file is free: {set}");
+    assert_eq!(set["dnsBackend"], "resolv.conf");
+    assert_eq!(second.news()["upstreams"], upstreams);
     drop(second);
     assert_as_before(&sandbox, &before, "both sessions ended");
 }

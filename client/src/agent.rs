@@ -53,7 +53,7 @@ use crate::agent::driver::Figures;
 use crate::agent::keeper::{Keeper, Routing};
 use crate::agent::lock::{Holder, Lock};
 use crate::agent::message::{Reply, Request, Start};
-use crate::agent::network::Network;
+use crate::agent::network::{Network, Place};
 use crate::agent::places::{Places, SessionName};
 use crate::agent::report::{SessionReport, State, TrafficReport};
 use crate::agent::session::Peer;
@@ -238,7 +238,13 @@ impl Agent {
             changed: moved,
             upstream_tx: standing.upstream_tx,
             domain: standing.names.domain.clone(),
-            host: standing.host,
+            own_domain: standing.names.own_domain.clone(),
+            names_note: standing.host.as_ref().map(|host| {
+                host.note(&standing.names.domain, standing.names.own_domain.as_deref())
+            }),
+            place: standing.host.map_or(Place::Own, Place::Guest),
+            name: self.name.clone(),
+            places: self.start.places.clone(),
         };
         let network = tokio::spawn(network.serve(stop.clone()));
         let keeper = Keeper {

@@ -336,27 +336,26 @@ impl Startup<'_> {
             return Err(error.context("this machine's network could not be set up"));
         };
         let name = self.board.report(now()).name;
-        let holder = others::holder_of_resolv_conf(&self.start.places, &name).await;
-        let (Some(holder), Some(dns)) = (holder, config.dns.clone()) else {
+        let host = match &config.dns {
+            Some(dns) => Host::of_machine(&self.start.places, &name, dns).await?,
+            None => None,
+        };
+        let Some(host) = host else {
             let failure = Failure::new(CONFLICT, what);
             return Err(failure
                 .hint("it is another user's; with systemd-resolved several can be there at once")
                 .into());
         };
-        let mut host = Host::find(&self.start.places, holder, name).await?;
         let nameless = NetworkConfig {
             dns: None,
             ..config
         };
         let mut configured = self.helper.configure(nameless).await?;
-        host.tell(&dns).await?;
-        configured.dns_backend = format!("resolv.conf of session {}", host.session);
-        self.board.note(format!(
-            "/etc/resolv.conf is the session {}'s, which passes this one's names on: SERVICE.NAMESPACE unless it has the namespace itself, and SERVICE.NAMESPACE.{} always; names without a dot, *.svc and *.{} are that session's",
-            host.session,
-            names.own_domain.as_deref().unwrap_or_default(),
-            names.domain,
-        ));
+        configured.dns_backend = host.backend();
+        // Should it take the host's place, programs ask it for every name.
+        configured.split = false;
+        let note = host.note(&names.domain, names.own_domain.as_deref());
+        self.board.note(note);
         Ok((configured, Some(host)))
     }
 
