@@ -3,20 +3,21 @@
 use std::time::Duration;
 
 use kvpn::outcome::eventually;
+use serde_json::json;
 
 use crate::assert_as_before;
-use crate::netns_sessions::Laptop;
+use crate::netns_sessions::{Laptop, User};
 
 /// What follows something that happened to another session.
 const SECONDS: Duration = Duration::from_secs(5);
 
 /// The session that has taken the names, once the others are its guests.
 #[track_caller]
-fn new_owner<'a>(laptop: &Laptop, sessions: &[&'a str], own: &str, when: &str) -> &'a str {
+fn new_owner<'a>(user: &User<'_>, sessions: &[&'a str], own: &str, when: &str) -> &'a str {
     let mut owner = None;
     let mut backends = Vec::new();
     let settled = eventually(SECONDS, || {
-        let backend = |name: &&str| laptop.session(name)["network"]["dnsBackend"].clone();
+        let backend = |name: &&str| user.session(name)["network"]["dnsBackend"].clone();
         backends = sessions.iter().map(backend).collect();
         let place = backends.iter().position(|backend| backend == own);
         owner = place.map(|place| sessions[place]);
@@ -53,18 +54,17 @@ enum End {
 }
 
 impl End {
-    fn of(self, laptop: &Laptop, owner: &str) {
+    fn of(self, user: &User<'_>, owner: &str) {
         if matches!(self, Self::Disconnected) {
-            laptop.kvpn(&["disconnect", owner]).ok();
+            user.kvpn(&["disconnect", owner]).ok();
             return;
         }
-        let agent = laptop.session(owner)["pid"].to_string();
+        let agent = user.session(owner)["pid"].to_string();
         let helper = match self {
-            Self::AllKilled => laptop.helper_of(owner),
+            Self::AllKilled => user.helper_of(owner),
             Self::Disconnected | Self::Killed => String::new(),
         };
-        laptop
-            .sandbox
+        user.sandbox
             .shell(&format!("kill -9 {helper} {agent}"))
             .ok();
     }
@@ -83,11 +83,12 @@ fn a_guest_takes_the_place_of_the_session_that_has_the_names() {
             laptop.sandbox.shell(original).ok();
         }
         let own = if who == "plain" { "resolv.conf" } else { who };
+        let user = laptop.user("ana");
         let before = laptop.sandbox.traces();
         let mut sessions = vec!["a", "b", "c"];
         let mut names = vec![("example.com".to_owned(), "198.51.100.7".to_owned())];
         for session in &sessions {
-            laptop.connect(session);
+            user.connect(session);
             let name = format!("web.default.{session}.kvpn.internal");
             let address = laptop.look_up(&name);
             assert!(!address.is_empty(), "{name} at first");
@@ -96,13 +97,65 @@ fn a_guest_takes_the_place_of_the_session_that_has_the_names() {
         let mut owner = sessions[0];
         for end in ends {
             let when = format!("{who}, {owner} {end:?}");
-            end.of(&laptop, owner);
+            end.of(&user, owner);
             sessions.retain(|session| *session != owner);
             names.retain(|(name, _)| !name.ends_with(&format!(".{owner}.kvpn.internal")));
-            owner = new_owner(&laptop, &sessions, own, &when);
+            owner = new_owner(&user, &sessions, own, &when);
             assert_names(&laptop, &names, &when);
         }
-        laptop.kvpn(&["disconnect", owner]).ok();
+        user.kvpn(&["disconnect", owner]).ok();
         assert_as_before(&laptop.sandbox, &before, who);
     }
+}
+
+/// The interface through which an address is reached.
+fn way(laptop: &Laptop, address: &str) -> String {
+    let line = format!("ip -o route get {address} | sed 's/.* dev //; s/ .*//'");
+    laptop.sandbox.shell(&line).ok().stdout.trim().to_owned()
+}
+
+#[test]
+fn a_vpn_that_comes_and_goes_after_connect_is_noticed() {
+    let laptop = Laptop::start("later", "resolved");
+    let ana = laptop.user("ana");
+    ana.connect("a");
+    let overlaps = || ana.session("a")["network"]["overlaps"].clone();
+    let notes = || ana.session("a")["notes"].clone();
+    let (at_first, unmoved) = (
+        notes(),
+        [way(&laptop, "10.96.4.9"), way(&laptop, "10.96.0.7")],
+    );
+    assert_eq!(
+        (overlaps(), unmoved),
+        (json!([]), ["kvpn0", "kvpn0"].map(str::to_owned))
+    );
+
+    let vpn = "ip link add vpn0 type veth peer name vpn1
+        for end in vpn0 vpn1; do ip link set $end addrgenmode none; ip link set $end up; done
+        ip route add 10.96.4.0/24 dev vpn0";
+    laptop.sandbox.shell(vpn).ok();
+    let theirs = json!([{"range": "10.96.0.0/16", "with": "10.96.4.0/24", "interface": "vpn0"}]);
+    assert!(
+        eventually(SECONDS, || overlaps() == theirs),
+        "{}",
+        overlaps()
+    );
+    ana.kvpn(&["status"])
+        .ok()
+        .prints(&["10.96.0.0/16 with 10.96.4.0/24 of vpn0"]);
+    assert!(notes().to_string().contains("vpn0"), "{}", notes());
+    // Theirs stays theirs, but what a name of the cluster leads to.
+    assert_eq!(way(&laptop, "10.96.4.9"), "vpn0");
+    assert_eq!(laptop.look_up("far.default.svc.cluster.local"), "10.96.4.7");
+    assert_eq!(way(&laptop, "10.96.4.7"), "kvpn0");
+    assert_eq!(way(&laptop, "10.96.0.7"), "kvpn0");
+
+    laptop.sandbox.shell("ip link del vpn0").ok();
+    assert!(
+        eventually(SECONDS, || overlaps() == json!([])),
+        "{}",
+        overlaps()
+    );
+    assert_eq!(notes(), at_first);
+    assert!(eventually(SECONDS, || way(&laptop, "10.96.4.9") == "kvpn0"));
 }

@@ -4,8 +4,6 @@
 //!
 //! It decides nothing about right or wrong: the tests do.
 
-use std::process::Command;
-
 use kvpn::outcome::Outcome;
 use kvpn::settings::checkout;
 use serde_json::{Value, json};
@@ -31,7 +29,8 @@ setsid -f unshare --net bash -c '
   until ip link show cluster0 >/dev/null 2>&1; do sleep 0.01; done
   ip link set lo up; ip addr add 203.0.113.2/24 dev cluster0; ip link set cluster0 up
   chroot $KVPN_BOX_ROOT dnsmasq -u root -C /dev/null --no-resolv --no-hosts --pid-file= --listen-address=203.0.113.2 --bind-interfaces --local=/#/ \\
-    --host-record=kubernetes.default.svc.cluster.local,10.96.0.1 --host-record=web.default.svc.cluster.local,10.96.0.7
+    --host-record=kubernetes.default.svc.cluster.local,10.96.0.1 --host-record=web.default.svc.cluster.local,10.96.0.7 \\
+    --host-record=far.default.svc.cluster.local,10.96.4.7
   \"$1\" 203.0.113.2 6443 6444 6445 &
   exec \"$0\" --datapath userspace --pod-ips 10.244.0.9 --pod-name kvpn-gateway-0 --pod-namespace kvpn --resolv-conf resolv.conf
 ' \"$2\" \"$3\" >log 2>&1 </dev/null
@@ -68,18 +67,44 @@ impl Laptop {
         Self { sandbox }
     }
 
-    /// A command in the box as the user who connects.
-    pub(crate) fn command(&self, words: &[&str]) -> Command {
-        let user = "exec env -u XDG_RUNTIME_DIR -u XDG_STATE_HOME HOME=/run/cluster KUBECONFIG=/run/cluster/kubeconfig \"$@\"";
-        self.sandbox
-            .command(&[&["bash", "-c", user, "user"], words].concat())
+    /// Somebody with a home of their own, whose sessions nobody else's kvpn can ask.
+    pub(crate) fn user(&self, name: &'static str) -> User<'_> {
+        let sandbox = &self.sandbox;
+        User { name, sandbox }
     }
 
+    /// The addresses that programs get for a name.
+    pub(crate) fn look_up(&self, name: &str) -> String {
+        let line =
+            format!("chroot $KVPN_BOX_ROOT getent ahostsv4 {name} | awk 'NR == 1 {{print $1}}'");
+        self.sandbox.shell(&line).stdout.trim().to_owned()
+    }
+}
+
+/// A user of the box. All of them are root.
+pub(crate) struct User<'a> {
+    name: &'static str,
+    pub(crate) sandbox: &'a Sandbox,
+}
+
+impl User<'_> {
     /// Runs kvpn to its end.
     pub(crate) fn kvpn(&self, words: &[&str]) -> Outcome {
         let program = program();
-        let program = program.to_string_lossy();
-        Outcome::of(&mut self.command(&[&[&*program], words].concat()))
+        let home = format!("HOME=/run/cluster/{}", self.name);
+        let user = [
+            "env",
+            "-u",
+            "XDG_RUNTIME_DIR",
+            "-u",
+            "XDG_STATE_HOME",
+            &home,
+        ];
+        let kvpn = [
+            "KUBECONFIG=/run/cluster/kubeconfig",
+            &program.to_string_lossy(),
+        ];
+        self.sandbox.run(&[&user, &kvpn[..], words].concat())
     }
 
     /// Connects to the cluster of a context, in a session of the same name.
@@ -107,12 +132,6 @@ impl Laptop {
             format!("grep -l {interface} /var/lib/kvpn/journal-* | sed 's/.*journal-//; s/-.*//'");
         self.sandbox.shell(&journal).ok().stdout.trim().to_owned()
     }
-
-    /// The addresses that programs get for a name.
-    pub(crate) fn look_up(&self, name: &str) -> String {
-        let line = format!("getent ahostsv4 {name} | awk 'NR == 1 {{print $1}}'");
-        self.sandbox.shell(&line).stdout.trim().to_owned()
-    }
 }
 
 impl Drop for Laptop {
@@ -122,7 +141,7 @@ impl Drop for Laptop {
     )]
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let logs = "tail -n 40 /run/cluster/.local/state/kvpn/*.log /run/cluster/log";
+            let logs = "tail -n 40 /run/cluster/*/.local/state/kvpn/*.log /run/cluster/log";
             eprintln!("{}", self.sandbox.shell(logs).stdout);
         }
     }

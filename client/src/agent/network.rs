@@ -34,6 +34,8 @@ pub(crate) struct Wish {
     pub(crate) routes: Vec<IpNetwork>,
     /// Which of the cluster's ranges are virtual ones there.
     pub(crate) netmap: Netmap,
+    /// What stays outside the tunnel even if a name has such an address.
+    pub(crate) outside: Vec<IpNetwork>,
     /// What the system's resolver is told.
     pub(crate) dns: DnsConfig,
 }
@@ -49,8 +51,6 @@ pub(crate) struct Network {
     pub(crate) wish_rx: watch::Receiver<Wish>,
     /// What of it stands.
     pub(crate) standing: Wish,
-    /// What stays outside the tunnel even if a name has such an address.
-    pub(crate) outside: Vec<IpNetwork>,
     /// How names come to programs.
     pub(crate) place: Place,
     /// What the user was told of that.
@@ -141,7 +141,10 @@ impl Network {
 
     /// A virtual address stands for one that may.
     fn may_enter(&self, address: IpAddr) -> bool {
-        self.standing.netmap.real(address).is_some() || !range::contains(&self.outside, address)
+        let Wish {
+            netmap, outside, ..
+        } = &self.standing;
+        netmap.real(address).is_some() || !range::contains(outside, address)
     }
 
     async fn add_routes(&mut self, addresses: &[IpAddr]) -> bool {
@@ -203,7 +206,7 @@ impl Network {
         tracing::info!(
             new = new.len(),
             gone = gone.len(),
-            "the cluster's ranges changed"
+            "what is routed into the tunnel changed"
         );
         let added = self.helper.add_routes(new).await;
         let removed = self.helper.remove_routes(gone).await;

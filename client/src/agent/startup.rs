@@ -7,9 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use ipnetwork::IpNetwork;
 use kvpn_client_core::{Config, Names, tunnel_mtu};
-use kvpn_k8s::{Cluster, Discovery, GatewayPod, Purpose};
+use kvpn_k8s::{Cluster, GatewayPod, Purpose};
 use kvpn_wire::control::SessionGrant;
 use tokio::sync::{mpsc, watch};
 
@@ -17,6 +16,7 @@ use crate::agent::board::Board;
 use crate::agent::check::{self, PublicName};
 use crate::agent::driver::{Command, Figures, Handle, HostRoutes, Occurrence};
 use crate::agent::guests::Host;
+use crate::agent::keeper::Survey;
 use crate::agent::laptop::{self, Laptop};
 use crate::agent::message::Start;
 use crate::agent::network::{self, Wish};
@@ -63,8 +63,10 @@ pub(crate) struct Standing {
     pub(crate) upstream_tx: watch::Sender<Vec<SocketAddr>>,
     /// Addresses at which the gateway may answer UDP.
     pub(crate) udp_candidates: Vec<SocketAddr>,
-    /// What stays outside the tunnel even if a name has such an address.
-    pub(crate) outside: Vec<IpNetwork>,
+    /// What was learnt of the cluster.
+    pub(crate) survey: Survey,
+    /// What the user was told of its ranges.
+    pub(crate) notes: Vec<String>,
     /// The session that has /etc/resolv.conf, if another one has.
     pub(crate) host: Option<Host>,
 }
@@ -73,8 +75,7 @@ pub(crate) struct Standing {
 struct Learnt {
     laptop: Laptop,
     opened: Opened,
-    discovery: Discovery,
-    server_addresses: Vec<SocketAddr>,
+    survey: Survey,
     public_name: Option<PublicName>,
 }
 
@@ -111,7 +112,7 @@ impl Startup<'_> {
                 },
             public_name,
             laptop,
-            ..
+            survey,
         } = learnt;
         let opening = self.opening();
         let config = Config {
@@ -137,11 +138,11 @@ impl Startup<'_> {
         if !self.is_programs() {
             self.prove(&keys.grant, &names, public_name).await?;
         }
-        let (route_rx, outside) = (news.route_rx, plan.outside);
         let wish = Wish {
             addresses: session::blocks(&keys.grant)?,
             routes: plan.routes,
             netmap: plan.netmap,
+            outside: plan.outside,
             dns,
         };
         Ok(Standing {
@@ -149,13 +150,14 @@ impl Startup<'_> {
             keys,
             driver,
             occurrence_rx,
-            route_rx,
+            route_rx: news.route_rx,
             names,
             wish,
             resolvers: laptop.resolvers,
             upstream_tx,
             udp_candidates,
-            outside,
+            survey,
+            notes: plan.notes,
             host,
         })
     }
@@ -203,8 +205,10 @@ impl Startup<'_> {
         Ok(Learnt {
             laptop,
             opened: opened?,
-            discovery: discovery?,
-            server_addresses,
+            survey: Survey {
+                discovery: discovery?,
+                servers: server_addresses,
+            },
             public_name,
         })
     }
@@ -226,19 +230,17 @@ impl Startup<'_> {
 
     /// Decides what is routed.
     fn plan(&self, learnt: &Learnt, others: &Others) -> anyhow::Result<Plan> {
-        let Learnt {
-            laptop, discovery, ..
-        } = learnt;
-        for note in &discovery.notes {
+        let Learnt { laptop, survey, .. } = learnt;
+        for note in &survey.discovery.notes {
             tracing::info!(note, "discovery");
         }
-        let endpoints = (learnt.server_addresses.iter())
+        let endpoints = (survey.servers.iter())
             .chain(&learnt.opened.udp_candidates)
             .map(SocketAddr::ip);
         let grant = &learnt.opened.keys.grant;
         let findings = Findings {
             foreign: others.foreign.clone(),
-            ..Findings::of(self.start, laptop, discovery, grant, endpoints)
+            ..Findings::of(self.start, laptop, &survey.discovery, grant, endpoints)
         };
         let plan = ranges::plan(&findings).map_err(|conflict| {
             Failure::new(CONFLICT, conflict.to_string()).hint(conflict.hint())
@@ -258,7 +260,7 @@ impl Startup<'_> {
             ..names::known(
                 self.cluster.namespace(),
                 &learnt.opened.keys.grant,
-                learnt.discovery.namespaces.as_deref(),
+                learnt.survey.discovery.namespaces.as_deref(),
                 &self.start.dns_namespaces,
             )
         };
