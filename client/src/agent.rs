@@ -48,12 +48,13 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::board::{Board, End};
+use crate::agent::changes::Listeners;
 use crate::agent::control::{Caller, Control, Lines};
 use crate::agent::driver::Figures;
 use crate::agent::keeper::{Keeper, Routing};
 use crate::agent::lock::{Holder, Lock};
 use crate::agent::message::{Reply, Request, Start};
-use crate::agent::network::Network;
+use crate::agent::network::{Network, Place};
 use crate::agent::places::{Places, SessionName};
 use crate::agent::report::{SessionReport, State, TrafficReport};
 use crate::agent::session::Peer;
@@ -219,11 +220,12 @@ impl Agent {
     ) -> (Result<Option<String>, Failure>, Option<HelperConnection>) {
         let driver = standing.driver.clone();
         let (peer_tx, peer_rx) = watch::channel(Peer::new(&standing.gateway, &standing.keys.grant));
-        let (changed, moved) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let changes = tokio::spawn(changes::watch(
-            standing.driver.clone(),
-            vec![Arc::clone(&changed), Arc::clone(&moved)],
-        ));
+        let [changed, moved, ranges] = std::array::from_fn(|_| Arc::new(Notify::new()));
+        let listeners = Listeners {
+            moved: vec![Arc::clone(&changed), Arc::clone(&moved)],
+            ranges: Some(Arc::clone(&ranges)),
+        };
+        let changes = tokio::spawn(changes::watch(standing.driver.clone(), listeners));
         let (wish_tx, wish_rx) = watch::channel(standing.wish.clone());
         let upstream_rx = standing.upstream_tx.subscribe();
         let stop = CancellationToken::new();
@@ -234,11 +236,16 @@ impl Agent {
             route_rx: standing.route_rx,
             wish_rx,
             standing: standing.wish,
-            outside: standing.outside,
             changed: moved,
             upstream_tx: standing.upstream_tx,
             domain: standing.names.domain.clone(),
-            host: standing.host,
+            own_domain: standing.names.own_domain.clone(),
+            names_note: standing.host.as_ref().map(|host| {
+                host.note(&standing.names.domain, standing.names.own_domain.as_deref())
+            }),
+            place: standing.host.map_or(Place::Own, Place::Guest),
+            name: self.name.clone(),
+            places: self.start.places.clone(),
         };
         let network = tokio::spawn(network.serve(stop.clone()));
         let keeper = Keeper {
@@ -257,8 +264,11 @@ impl Agent {
                 start: Arc::clone(&self.start),
                 wish_tx,
                 names: standing.names,
+                survey: standing.survey,
+                notes: standing.notes,
                 resolvers: standing.resolvers,
                 upstream_rx,
+                ranges,
             }),
         };
         let keeper = tokio::spawn(keeper.keep());

@@ -180,7 +180,8 @@ impl Connection {
             Ok(Request::Guest(guest)) => {
                 self.guest = Some(guest.session.clone());
                 self.board.guests.admit(guest);
-                true
+                // The end of this connection is its sign that the file is free: it must not wait for others.
+                self.follow_to_the_end()
             }
             Ok(Request::Start(_) | Request::Expose(_)) | Err(_) => {
                 tracing::warn!("a control connection said something that is not in the protocol");

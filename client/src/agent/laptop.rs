@@ -9,7 +9,7 @@ use kvpn_wire::range;
 use crate::os::{Routes as _, Snapshot, platform};
 
 /// A range that an interface of this machine, other than kvpn's, leads to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Occupied {
     /// The range.
     pub(crate) range: IpNetwork,
@@ -153,13 +153,18 @@ pub(crate) async fn snapshot() -> anyhow::Result<Snapshot> {
     platform::SystemRoutes::open()?.snapshot().await
 }
 
-/// Looks at what carriers depend on.
+/// Looks at what carriers depend on, and at what other interfaces have.
 ///
 /// # Errors
 ///
 /// The system does not list interfaces or routes.
-pub(crate) async fn outline() -> anyhow::Result<Outline> {
-    Ok(Outline::of(&snapshot().await?))
+pub(crate) async fn outline() -> anyhow::Result<(Outline, BTreeSet<Occupied>)> {
+    let snapshot = snapshot().await?;
+    let Laptop {
+        subnets, routes, ..
+    } = Laptop::of(&snapshot, Vec::new());
+    let occupied = subnets.into_iter().chain(routes).collect();
+    Ok((Outline::of(&snapshot), occupied))
 }
 
 fn is_routable(address: IpAddr) -> bool {

@@ -7,9 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use ipnetwork::IpNetwork;
 use kvpn_client_core::{Config, Names, tunnel_mtu};
-use kvpn_k8s::{Cluster, Discovery, GatewayPod, Purpose};
+use kvpn_k8s::{Cluster, GatewayPod, Purpose};
 use kvpn_wire::control::SessionGrant;
 use tokio::sync::{mpsc, watch};
 
@@ -17,6 +16,7 @@ use crate::agent::board::Board;
 use crate::agent::check::{self, PublicName};
 use crate::agent::driver::{Command, Figures, Handle, HostRoutes, Occurrence};
 use crate::agent::guests::Host;
+use crate::agent::keeper::Survey;
 use crate::agent::laptop::{self, Laptop};
 use crate::agent::message::Start;
 use crate::agent::network::{self, Wish};
@@ -63,8 +63,10 @@ pub(crate) struct Standing {
     pub(crate) upstream_tx: watch::Sender<Vec<SocketAddr>>,
     /// Addresses at which the gateway may answer UDP.
     pub(crate) udp_candidates: Vec<SocketAddr>,
-    /// What stays outside the tunnel even if a name has such an address.
-    pub(crate) outside: Vec<IpNetwork>,
+    /// What was learnt of the cluster.
+    pub(crate) survey: Survey,
+    /// What the user was told of its ranges.
+    pub(crate) notes: Vec<String>,
     /// The session that has /etc/resolv.conf, if another one has.
     pub(crate) host: Option<Host>,
 }
@@ -73,8 +75,7 @@ pub(crate) struct Standing {
 struct Learnt {
     laptop: Laptop,
     opened: Opened,
-    discovery: Discovery,
-    server_addresses: Vec<SocketAddr>,
+    survey: Survey,
     public_name: Option<PublicName>,
 }
 
@@ -111,7 +112,7 @@ impl Startup<'_> {
                 },
             public_name,
             laptop,
-            ..
+            survey,
         } = learnt;
         let opening = self.opening();
         let config = Config {
@@ -137,11 +138,11 @@ impl Startup<'_> {
         if !self.is_programs() {
             self.prove(&keys.grant, &names, public_name).await?;
         }
-        let (route_rx, outside) = (news.route_rx, plan.outside);
         let wish = Wish {
             addresses: session::blocks(&keys.grant)?,
             routes: plan.routes,
             netmap: plan.netmap,
+            outside: plan.outside,
             dns,
         };
         Ok(Standing {
@@ -149,13 +150,14 @@ impl Startup<'_> {
             keys,
             driver,
             occurrence_rx,
-            route_rx,
+            route_rx: news.route_rx,
             names,
             wish,
             resolvers: laptop.resolvers,
             upstream_tx,
             udp_candidates,
-            outside,
+            survey,
+            notes: plan.notes,
             host,
         })
     }
@@ -203,8 +205,10 @@ impl Startup<'_> {
         Ok(Learnt {
             laptop,
             opened: opened?,
-            discovery: discovery?,
-            server_addresses,
+            survey: Survey {
+                discovery: discovery?,
+                servers: server_addresses,
+            },
             public_name,
         })
     }
@@ -226,19 +230,17 @@ impl Startup<'_> {
 
     /// Decides what is routed.
     fn plan(&self, learnt: &Learnt, others: &Others) -> anyhow::Result<Plan> {
-        let Learnt {
-            laptop, discovery, ..
-        } = learnt;
-        for note in &discovery.notes {
+        let Learnt { laptop, survey, .. } = learnt;
+        for note in &survey.discovery.notes {
             tracing::info!(note, "discovery");
         }
-        let endpoints = (learnt.server_addresses.iter())
+        let endpoints = (survey.servers.iter())
             .chain(&learnt.opened.udp_candidates)
             .map(SocketAddr::ip);
         let grant = &learnt.opened.keys.grant;
         let findings = Findings {
             foreign: others.foreign.clone(),
-            ..Findings::of(self.start, laptop, discovery, grant, endpoints)
+            ..Findings::of(self.start, laptop, &survey.discovery, grant, endpoints)
         };
         let plan = ranges::plan(&findings).map_err(|conflict| {
             Failure::new(CONFLICT, conflict.to_string()).hint(conflict.hint())
@@ -258,7 +260,7 @@ impl Startup<'_> {
             ..names::known(
                 self.cluster.namespace(),
                 &learnt.opened.keys.grant,
-                learnt.discovery.namespaces.as_deref(),
+                learnt.survey.discovery.namespaces.as_deref(),
                 &self.start.dns_namespaces,
             )
         };
@@ -336,27 +338,26 @@ impl Startup<'_> {
             return Err(error.context("this machine's network could not be set up"));
         };
         let name = self.board.report(now()).name;
-        let holder = others::holder_of_resolv_conf(&self.start.places, &name).await;
-        let (Some(holder), Some(dns)) = (holder, config.dns.clone()) else {
+        let host = match &config.dns {
+            Some(dns) => Host::of_machine(&self.start.places, &name, dns).await?,
+            None => None,
+        };
+        let Some(host) = host else {
             let failure = Failure::new(CONFLICT, what);
             return Err(failure
                 .hint("it is another user's; with systemd-resolved several can be there at once")
                 .into());
         };
-        let mut host = Host::find(&self.start.places, holder, name).await?;
         let nameless = NetworkConfig {
             dns: None,
             ..config
         };
         let mut configured = self.helper.configure(nameless).await?;
-        host.tell(&dns).await?;
-        configured.dns_backend = format!("resolv.conf of session {}", host.session);
-        self.board.note(format!(
-            "/etc/resolv.conf is the session {}'s, which passes this one's names on: SERVICE.NAMESPACE unless it has the namespace itself, and SERVICE.NAMESPACE.{} always; names without a dot, *.svc and *.{} are that session's",
-            host.session,
-            names.own_domain.as_deref().unwrap_or_default(),
-            names.domain,
-        ));
+        configured.dns_backend = host.backend();
+        // Should it take the host's place, programs ask it for every name.
+        configured.split = false;
+        let note = host.note(&names.domain, names.own_domain.as_deref());
+        self.board.note(note);
         Ok((configured, Some(host)))
     }
 

@@ -59,6 +59,8 @@ pub(crate) struct Changed {
     pub(crate) refused: Vec<String>,
     /// What the user should know, one text each.
     pub(crate) notes: Vec<String>,
+    /// How the session has names from now on, if it had none before.
+    pub(crate) dns_backend: Option<String>,
 }
 
 impl HelperConnection {
@@ -140,7 +142,10 @@ impl HelperConnection {
         self.change(Request::SetAddresses { addresses }).await
     }
 
-    /// Replaces servers, search and routing domains.
+    /// Sets servers, search and routing domains, or replaces them.
+    ///
+    /// # Errors
+    /// [`Taken`]: the session had none, and another session has what only one can have.
     pub(crate) async fn set_dns(&mut self, dns: DnsConfig) -> anyhow::Result<Changed> {
         self.change(Request::SetDns(dns)).await
     }
@@ -171,7 +176,15 @@ impl HelperConnection {
 
     async fn change(&mut self, request: Request) -> anyhow::Result<Changed> {
         match self.request(request).await? {
-            Answer::Done { refused, notes } => Ok(Changed { refused, notes }),
+            Answer::Done {
+                refused,
+                notes,
+                dns_backend,
+            } => Ok(Changed {
+                refused,
+                notes,
+                dns_backend,
+            }),
             Answer::Hello(_) | Answer::Configured(_) | Answer::News(_) | Answer::Failed { .. } => {
                 bail!("the helper gave an answer to another question")
             }

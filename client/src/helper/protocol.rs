@@ -87,7 +87,7 @@ pub(crate) enum Request {
         /// All of them, each with the prefix of its block.
         addresses: Vec<IpNetwork>,
     },
-    /// Replaces the names given before.
+    /// Replaces the names given before; without any before, they are set as by `configure`.
     SetDns(DnsConfig),
     /// Undo everything and end.
     Release,
@@ -107,6 +107,9 @@ pub(crate) enum Answer {
         refused: Vec<String>,
         /// What the user should know, one text each.
         notes: Vec<String>,
+        /// The session has names from now on: how, as in [`Settled`].
+        #[serde(default, rename = "dnsBackend")]
+        dns_backend: Option<String>,
     },
     /// Sent unasked, with number 0, when something else than a request changed the machine's names.
     News(News),

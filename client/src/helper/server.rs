@@ -4,7 +4,7 @@
 
 use std::future::pending;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,7 +26,7 @@ use super::protocol::{
 };
 use super::validate::{self, Surroundings};
 use crate::os::platform::{self, INTERFACE, SystemRoutes, SystemTun, Unshared};
-use crate::os::{Record, Routes, Snapshot, Taken, Tun, TunError};
+use crate::os::{Dns, Record, Routes, Snapshot, Taken, Tun, TunError};
 
 /// An agent that does not read its answers for so long is taken for dead.
 const SEND_LIMIT: Duration = Duration::from_secs(2);
@@ -86,6 +86,7 @@ pub(super) async fn serve(socket: OwnedFd, place: Place, exceptions: Exceptions)
         let answer = Answer::Done {
             refused: Vec::new(),
             notes,
+            dns_backend: None,
         };
         // The agent may be gone; everything is undone all the same.
         let _ = server.answer(*release, answer, None).await;
@@ -120,6 +121,8 @@ fn standing(network: &mut Option<Network>) -> Result<&mut Network> {
 struct Outcome {
     refused: Vec<String>,
     notes: Vec<String>,
+    /// How the session has names from now on, if it had none before.
+    dns_backend: Option<String>,
 }
 
 impl Server {
@@ -187,9 +190,10 @@ impl Server {
             Request::Release => Ok(Outcome::default()),
         };
         let answer = match handled {
-            Ok(Outcome { refused, notes }) => Answer::Done {
-                refused: cut(refused),
-                notes: cut(notes),
+            Ok(outcome) => Answer::Done {
+                refused: cut(outcome.refused),
+                notes: cut(outcome.notes),
+                dns_backend: outcome.dns_backend,
             },
             Err(error) => Answer::Failed {
                 error: format!("{error:#}"),
@@ -253,30 +257,29 @@ impl Server {
             notes: Vec::new(),
         };
         if let Some(dns) = config.dns {
-            self.open_dns(config.dns_backend, &mut settled).await?;
-            let Outcome { refused, notes } = self.set_dns(dns).await?;
-            outcome.refused.extend(refused);
-            outcome.notes.extend(notes);
+            let backend = self.open_dns(config.dns_backend).await?;
+            settled.dns_backend = backend.backend().to_owned();
+            settled.upstreams = backend.upstreams();
+            settled.split = backend.splits();
+            standing(&mut self.network)?.dns = Some(backend);
+            let set = self.replace_dns(dns).await?;
+            outcome.refused.extend(set.refused);
+            outcome.notes.extend(set.notes);
         }
         settled.refused = cut(outcome.refused);
         settled.notes = cut(outcome.notes);
         Ok(settled)
     }
 
-    async fn open_dns(&mut self, choice: DnsBackend, settled: &mut Settled) -> Result<()> {
+    async fn open_dns(&mut self, choice: DnsBackend) -> Result<Box<dyn Dns>> {
         let network = standing(&mut self.network)?;
         let session = network.journal.session();
-        let backend = match &self.place {
+        match &self.place {
             Place::Machine(state) => {
-                platform::open_dns(choice, network.link, state, &session).await?
+                platform::open_dns(choice, network.link, state, &session).await
             }
-            Place::Own(unshared) => unshared.dns(),
-        };
-        settled.dns_backend = backend.backend().to_owned();
-        settled.upstreams = backend.upstreams();
-        settled.split = backend.splits();
-        network.dns = Some(backend);
-        Ok(())
+            Place::Own(unshared) => Ok(unshared.dns()),
+        }
     }
 
     async fn add_routes(&mut self, routes: Vec<IpNetwork>) -> Result<Outcome> {
@@ -355,7 +358,42 @@ impl Server {
         Ok(Outcome::default())
     }
 
-    async fn set_dns(&mut self, mut dns: DnsConfig) -> Result<Outcome> {
+    async fn set_dns(&mut self, dns: DnsConfig) -> Result<Outcome> {
+        if standing(&mut self.network)?.dns.is_some() {
+            return self.replace_dns(dns).await;
+        }
+        // Who had the names may have been killed, its helper too.
+        let undone = journal::undo_leftovers(&self.state).await?;
+        let backend = self.open_dns(DnsBackend::Auto).await?;
+        let name = backend.backend().to_owned();
+        standing(&mut self.network)?.dns = Some(backend);
+        match self.replace_dns(dns).await {
+            Ok(mut outcome) => {
+                let upstreams = standing(&mut self.network)?.upstreams();
+                self.tell_upstreams(upstreams).await?;
+                outcome.notes.extend(undone);
+                outcome.dns_backend = Some(name);
+                Ok(outcome)
+            }
+            Err(error) => {
+                if let Some(mut backend) = standing(&mut self.network)?.dns.take() {
+                    backend.revert().await?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn tell_upstreams(&mut self, upstreams: Vec<SocketAddr>) -> Result<()> {
+        let news = News {
+            upstreams,
+            again: false,
+            notes: Vec::new(),
+        };
+        self.answer(0, Answer::News(news), None).await
+    }
+
+    async fn replace_dns(&mut self, mut dns: DnsConfig) -> Result<Outcome> {
         let network = standing(&mut self.network)?;
         dns.servers
             .retain(|server| network.has_family(IpNetwork::from(*server)));
@@ -372,14 +410,13 @@ impl Server {
             .await?;
         let upstreams = network.upstreams();
         if upstreams != before {
-            let news = News {
-                upstreams,
-                again: false,
-                notes: Vec::new(),
-            };
-            self.answer(0, Answer::News(news), None).await?;
+            self.tell_upstreams(upstreams).await?;
         }
-        Ok(Outcome { refused, notes })
+        Ok(Outcome {
+            refused,
+            notes,
+            dns_backend: None,
+        })
     }
 
     /// Undoes everything, the newest first. Returns what the user should know; what failed stays in the journal.

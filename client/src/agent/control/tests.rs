@@ -109,20 +109,36 @@ async fn nonsense_ends_the_connection() {
 }
 
 #[tokio::test]
+async fn a_guest_hears_at_once_that_the_session_is_over() {
+    let mut bench = bench();
+    let mut contact = bench.connect(Caller::Anybody);
+    contact.ask(&Request::Guest(guest())).await.unwrap();
+    contact.status().await.unwrap();
+    bench.board.finish(Reply::Ended {
+        reason: None,
+        notes: vec![],
+    });
+    while contact.answer().await.unwrap().is_some() {}
+}
+
+#[tokio::test]
 async fn a_guest_is_one_while_its_connection_lives() {
     let mut bench = bench();
     let mut contact = bench.connect(Caller::Anybody);
-    let guest = Guest {
-        session: "b".parse().unwrap(),
-        servers: vec!["198.19.0.7".parse().unwrap()],
-        domains: vec!["eu".to_owned()],
-    };
     let question = [&[0; 12][..], b"\x03web\x02eu\x00\x00\x01\x00\x01"].concat();
-    contact.ask(&Request::Guest(guest)).await.unwrap();
+    contact.ask(&Request::Guest(guest())).await.unwrap();
     contact.status().await.unwrap();
     let Bench { board, control } = bench;
     assert!(board.guests.servers(&question).is_some());
     drop(contact);
     control.finish().await;
     assert_eq!(board.guests.servers(&question), None);
+}
+
+fn guest() -> Guest {
+    Guest {
+        session: "b".parse().unwrap(),
+        servers: vec!["198.19.0.7".parse().unwrap()],
+        domains: vec!["eu".to_owned()],
+    }
 }
