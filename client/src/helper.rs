@@ -27,6 +27,7 @@ mod patience;
 pub(crate) mod protocol;
 mod server;
 mod spawn;
+mod upkeep;
 mod validate;
 
 pub(crate) use connection::{Changed, Configured, HelperConnection};

@@ -18,12 +18,13 @@ use tokio::time::timeout;
 use super::channel::Channel;
 use super::exceptions::Exceptions;
 use super::journal::{self, Journal};
-use super::network::Network;
+use super::network::{Disturbance, Network};
 use super::patience::Patience;
 use super::protocol::{
     Answer, DnsBackend, DnsConfig, Hello, MAX_ROUTES, NetworkConfig, News, Numbered, Request,
     Settled, VERSION,
 };
+use super::upkeep::Upkeep;
 use super::validate::{self, Surroundings};
 use crate::os::platform::{self, INTERFACE, SystemRoutes, SystemTun, Unshared};
 use crate::os::{Dns, Record, Routes, Snapshot, Taken, Tun, TunError};
@@ -94,23 +95,23 @@ pub(super) async fn serve(socket: OwnedFd, place: Place, exceptions: Exceptions)
     outcome.map(drop)
 }
 
-struct Server {
+pub(super) struct Server {
     channel: Channel,
-    system: SystemRoutes,
+    pub(super) system: SystemRoutes,
     place: Place,
     exceptions: Exceptions,
     state: PathBuf,
-    network: Option<Network>,
+    pub(super) network: Option<Network>,
 }
 
-async fn disturbed(network: &mut Option<Network>) {
+async fn disturbed(network: &mut Option<Network>) -> Disturbance {
     match network {
         Some(network) => network.disturbed().await,
         None => pending().await,
     }
 }
 
-fn standing(network: &mut Option<Network>) -> Result<&mut Network> {
+pub(super) fn standing(network: &mut Option<Network>) -> Result<&mut Network> {
     network
         .as_mut()
         .context("there is no interface yet: `configure` comes first")
@@ -118,9 +119,9 @@ fn standing(network: &mut Option<Network>) -> Result<&mut Network> {
 
 /// What an accepted request led to, beside its refusals.
 #[derive(Default)]
-struct Outcome {
-    refused: Vec<String>,
-    notes: Vec<String>,
+pub(super) struct Outcome {
+    pub(super) refused: Vec<String>,
+    pub(super) notes: Vec<String>,
     /// How the session has names from now on, if it had none before.
     dns_backend: Option<String>,
 }
@@ -141,8 +142,8 @@ impl Server {
             let line = tokio::select! {
                 line = self.channel.receive() => line?,
                 _ = termination.recv() => None,
-                () = disturbed(&mut self.network) => {
-                    self.mend().await?;
+                what = disturbed(&mut self.network) => {
+                    self.mend(what).await?;
                     continue;
                 }
             };
@@ -159,8 +160,12 @@ impl Server {
         }
     }
 
-    async fn mend(&mut self) -> Result<()> {
-        match standing(&mut self.network)?.mend().await {
+    async fn mend(&mut self, what: Disturbance) -> Result<()> {
+        let news = match what {
+            Disturbance::Names => standing(&mut self.network)?.mend().await,
+            Disturbance::Link => self.mend_link().await?,
+        };
+        match news {
             Some(news) => self.answer(0, Answer::News(news), None).await,
             None => Ok(()),
         }
@@ -282,7 +287,7 @@ impl Server {
         }
     }
 
-    async fn add_routes(&mut self, routes: Vec<IpNetwork>) -> Result<Outcome> {
+    pub(super) async fn add_routes(&mut self, routes: Vec<IpNetwork>) -> Result<Outcome> {
         let network = standing(&mut self.network)?;
         ensure!(
             network.routes.len() + routes.len() <= MAX_ROUTES,
@@ -387,8 +392,7 @@ impl Server {
     async fn tell_upstreams(&mut self, upstreams: Vec<SocketAddr>) -> Result<()> {
         let news = News {
             upstreams,
-            again: false,
-            notes: Vec::new(),
+            ..News::default()
         };
         self.answer(0, Answer::News(news), None).await
     }
@@ -471,6 +475,8 @@ fn open_tun(
                 resolvers: Vec::new(),
                 dns: None,
                 patience: Patience::default(),
+                mtu: config.mtu,
+                upkeep: Upkeep::begin(),
                 journal,
             };
             network.journal.record_interface(tun.name(), link)?;
