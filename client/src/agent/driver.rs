@@ -6,15 +6,16 @@
 mod api;
 mod flows;
 mod handle;
+#[cfg_attr(windows, path = "driver/tun/windows.rs")]
 mod tun;
 mod udp;
+#[cfg_attr(windows, path = "driver/watch/windows.rs")]
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -34,6 +35,7 @@ use crate::agent::driver::api::ApiCarrier;
 use crate::agent::driver::flows::{DialledTx, Flows};
 use crate::agent::driver::tun::TunDevice;
 use crate::agent::now;
+use crate::os::platform::TunHandle;
 
 pub(crate) use handle::{Figures, Handle, Reading, fill};
 pub(crate) use udp::UdpCarrier;
@@ -53,7 +55,7 @@ const QUEUE: usize = 256;
 #[derive(Debug)]
 pub(crate) enum Command {
     /// The TUN is there, and gives and takes packets like this.
-    Tun(OwnedFd, TunOffload),
+    Tun(TunHandle, TunOffload),
     /// A new `api` carrier; replaces an old one.
     Api(Forward),
     /// The cluster's names changed.
@@ -257,8 +259,8 @@ impl Driver {
     fn command(&mut self, command: Command) {
         let now = now();
         match command {
-            Command::Tun(descriptor, offload) => {
-                self.tun = TunDevice::new(descriptor, offload);
+            Command::Tun(handle, offload) => {
+                self.tun = TunDevice::new(handle, offload);
                 self.state.set_abilities(offload.abilities());
             }
             Command::Api(stream) => {

@@ -1,9 +1,10 @@
 //! `kvpn doctor`: what connecting needs, looked at one by one, each with a remedy. Changes nothing.
 
+#[cfg_attr(windows, path = "doctor/machine/windows.rs")]
+mod machine;
 mod names;
 mod routes;
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -20,8 +21,8 @@ use crate::cli::kube::kube;
 use crate::cli::output::{self, Format, OutputArgs};
 use crate::cli::{Situation, status};
 use crate::cluster::SHARED_NAMESPACE;
-use crate::helper::{self, Escalation, Installed};
-use crate::os::platform::{self, service::SOCKET};
+use crate::helper;
+use crate::os::platform;
 
 /// Look at what connecting needs: kubeconfig, cluster, rights, gateway, this machine
 ///
@@ -108,7 +109,7 @@ fn remedy(check: &str) -> Option<&'static str> {
             "try `kubectl port-forward` to the gateway's pod: a proxy on the way may not let it through"
         }
         "ranges" => "--cidr names the cluster's ranges",
-        "networks" => "see `ip address` and `ip route`",
+        "networks" => machine::NETWORKS,
         "sessions" => "see `kvpn status`",
         _ => return None,
     })
@@ -325,56 +326,14 @@ async fn check_ranges(
 
 /// What this machine brings: TUN, root, networks, resolver.
 async fn check_machine(situation: &Situation, ranges: Option<Ranges>, checks: &mut Vec<Check>) {
-    checks.push(check_tun());
-    checks.push(check_privileges(situation).await);
+    checks.push(machine::tun());
+    checks.push(machine::privileges(&situation.user).await);
     match laptop::look().await {
         Ok(laptop) => {
             checks.push(check_overlaps(&laptop, ranges));
             checks.push(check_resolver(&laptop));
         }
         Err(error) => checks.push(Check::failed("networks", error)),
-    }
-}
-
-fn check_tun() -> Check {
-    if Path::new("/dev/net/tun").exists() {
-        return Check::ok("TUN", "/dev/net/tun is there");
-    }
-    let check = Check::new("TUN", Verdict::Failed, "/dev/net/tun is not there");
-    Check { remedy: Some("load the module (`sudo modprobe tun`); in a container pass the device (`--device /dev/net/tun`)".into()), ..check }
-}
-
-async fn check_privileges(situation: &Situation) -> Check {
-    let escalation = situation.user.escalation();
-    if escalation == Escalation::Sudo {
-        match helper::ask_installed(Path::new(SOCKET)).await {
-            Installed::Given(_) => {
-                return Check::ok("privileges", "the installed helper serves you");
-            }
-            Installed::Refused(why) => {
-                let remedy = "`kvpn service status` tells more; without it sudo is used";
-                return Check::warning("privileges", why, remedy);
-            }
-            Installed::Absent => {}
-        }
-    }
-    match escalation {
-        Escalation::Direct => Check::ok("privileges", "root"),
-        Escalation::Sudo if Path::new("/usr/bin/sudo").exists() => Check::ok(
-            "privileges",
-            "TUN, routes and names will be set through sudo",
-        ),
-        Escalation::Sudo => {
-            let check = Check::new(
-                "privileges",
-                Verdict::Failed,
-                "not root, and there is no /usr/bin/sudo",
-            );
-            Check {
-                remedy: Some("install sudo, or connect as root".into()),
-                ..check
-            }
-        }
     }
 }
 

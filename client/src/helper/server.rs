@@ -5,14 +5,12 @@
 use std::future::pending;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use ipnetwork::IpNetwork;
 use kvpn_io::tun::TunOffload;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
 use super::channel::Channel;
@@ -27,6 +25,7 @@ use super::protocol::{
 use super::upkeep::Upkeep;
 use super::validate::{self, Surroundings};
 use crate::os::platform::{self, INTERFACE, SystemRoutes, SystemTun, Unshared};
+use crate::os::signals::{Signal, SignalKind, signal};
 use crate::os::{Dns, Record, Routes, Snapshot, Taken, Tun, TunError};
 
 /// An agent that does not read its answers for so long is taken for dead.
@@ -41,6 +40,7 @@ pub(super) enum Place {
     /// The machine's; what undoes a crash is kept in this folder.
     Machine(PathBuf),
     /// One program's.
+    #[cfg_attr(windows, expect(dead_code, reason = "for `kvpn run`"))]
     Own(Unshared),
 }
 
@@ -62,7 +62,7 @@ impl Place {
 }
 
 /// Serves the agent at the other end of the socket until it is gone, asks to end, or SIGTERM comes.
-pub(super) async fn serve(socket: OwnedFd, place: Place, exceptions: Exceptions) -> Result<()> {
+pub(super) async fn serve(channel: Channel, place: Place, exceptions: Exceptions) -> Result<()> {
     // Taken and dropped: the terminal's Ctrl-C and its end go to the whole group, the lease is the socket.
     let _ignored = [
         signal(SignalKind::interrupt())?,
@@ -71,7 +71,7 @@ pub(super) async fn serve(socket: OwnedFd, place: Place, exceptions: Exceptions)
     ];
     let mut termination = signal(SignalKind::terminate())?;
     let mut server = Server {
-        channel: Channel::new(socket, false).context("the socket cannot be used")?,
+        channel,
         system: SystemRoutes::open()?,
         state: place.state(),
         place,
@@ -174,8 +174,8 @@ impl Server {
     async fn answer(&mut self, id: u64, answer: Answer, tun: Option<SystemTun>) -> Result<()> {
         let line = serde_json::to_vec(&Numbered { id, body: answer })
             .context("an answer cannot be written as JSON")?;
-        // The helper's own descriptor of the TUN closes here: from now on the interface lives as long as the agent.
-        let sending = self.channel.send(&line, tun.as_ref().map(Tun::descriptor));
+        // The TUN is not this process's any more: from now on the interface lives as long as the agent.
+        let sending = self.channel.send(&line, tun.map(Tun::into_handle));
         timeout(SEND_LIMIT, sending)
             .await
             .map_err(io::Error::from)??;
