@@ -8,11 +8,13 @@ use std::thread::JoinHandle;
 
 use clap::Parser as _;
 use futures::executor::block_on;
-use kvpn_client_core::{CarrierChoice, Config, Netmap};
+use kvpn_client_core::{CarrierChoice, Config, Names, Netmap};
 use kvpn_gateway::Gateway;
 use kvpn_gateway::cli::Options;
+use kvpn_io::tun::TunOffload;
 use kvpn_io::udp::UdpOffload;
-use kvpn_wire::control::{CreateSession, Datapath, SESSIONS_PATH, VERSION};
+use kvpn_wire::control::{CreateSession, Datapath, SESSIONS_PATH, SessionGrant, VERSION};
+use kvpn_wire::wireguard::PrivateKey;
 
 use self::net::{Net, POD, SERVER, has_needs, inside, ip};
 use super::*;
