@@ -24,6 +24,7 @@ use crate::cli::Situation;
 use crate::cli::access::AccessArgs;
 use crate::cli::expose;
 use crate::cli::failure::{CONFLICT, FAILED, Failure};
+use crate::cli::kube::kube;
 use crate::cli::progress::Display;
 use crate::cluster::Datapath;
 use crate::helper::{self, Escalation, Installed};
@@ -129,20 +130,34 @@ impl SessionArgs {
 /// `kvpn connect`
 pub(crate) async fn run(situation: Situation, args: ConnectArgs) -> anyhow::Result<ExitCode> {
     if !args.at_login {
-        return connect(&situation, args).await;
+        let cluster = load(&situation)?;
+        return connect(&situation, args, cluster).await;
     }
     at_login::run(&situation, args).await
 }
 
-async fn connect(situation: &Situation, args: ConnectArgs) -> anyhow::Result<ExitCode> {
+/// The cluster, whose credential plugin may ask the user where there is one to ask.
+fn load(situation: &Situation) -> anyhow::Result<Cluster> {
+    Ok(Cluster::load(
+        &kube(situation).options(is_interactive(situation)),
+    )?)
+}
+
+fn is_interactive(situation: &Situation) -> bool {
+    !situation.user.is_behind_sudo() && std::io::stdin().is_terminal()
+}
+
+async fn connect(
+    situation: &Situation,
+    args: ConnectArgs,
+    cluster: Cluster,
+) -> anyhow::Result<ExitCode> {
     let places = Places::of(&situation.environment, &situation.user);
     let start = Start {
         name: args.name,
         foreground: args.foreground,
         ..args.session.start(situation, places)
     };
-    let interactive = !situation.user.is_behind_sudo() && std::io::stdin().is_terminal();
-    let cluster = Cluster::load(&start.access.kube.options(interactive))?;
     let name = session_name(start.name.as_ref(), &cluster);
     let display = Display::new(situation.globals.quiet);
     // In the foreground the agent's log tells the steps.
@@ -162,7 +177,7 @@ async fn connect(situation: &Situation, args: ConnectArgs) -> anyhow::Result<Exi
     };
     let is_given = matches!(installed, Installed::Given(_));
     let asks_password = escalation == Escalation::Sudo && !is_given;
-    if asks_password || interactive {
+    if asks_password || is_interactive(situation) {
         // Nobody should type a password for a cluster that is not there; and only here can a plugin ask its user.
         display.step(&format!("calling {}", cluster.server()));
         cluster.version().await?;
