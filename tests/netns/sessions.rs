@@ -159,3 +159,22 @@ fn a_vpn_that_comes_and_goes_after_connect_is_noticed() {
     assert_eq!(notes(), at_first);
     assert!(eventually(SECONDS, || way(&laptop, "10.96.4.9") == "kvpn0"));
 }
+
+/// What another user's session routes is seen by its interface alone.
+#[test]
+fn ranges_of_another_users_session_are_left_to_it() {
+    let laptop = Laptop::start("users", "resolved");
+    let (ana, ben) = (laptop.user("ana"), laptop.user("ben"));
+    ana.connect("a");
+    let connected = ben.connect("b");
+    connected.says(&["10.96.0.0/16", "kvpn0 of another user", "appear as"]);
+    assert_eq!(ben.session("b")["network"]["interface"], "kvpn1");
+    let address = laptop.look_up("web.default.b.kvpn.internal");
+    assert_eq!(way(&laptop, &address), "kvpn1", "{address}");
+    let address = laptop.look_up("web.default.a.kvpn.internal");
+    assert_eq!(
+        (way(&laptop, &address), &*address),
+        ("kvpn0".to_owned(), "10.96.0.7")
+    );
+    ben.kvpn(&["disconnect"]).ok();
+}

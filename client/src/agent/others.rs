@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use ipnetwork::IpNetwork;
 
 use crate::agent::contact::Contact;
+use crate::agent::laptop::Laptop;
 use crate::agent::places::{Places, SessionName};
 use crate::agent::report::SessionReport;
 use crate::agent::virtual_ranges::Foreign;
@@ -15,12 +16,14 @@ use crate::os::hold;
 /// What other sessions have, as far as it matters to this one.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Others {
-    /// What sessions with other clusters route. Those with the same cluster share their ranges.
-    pub(crate) foreign: Vec<Foreign>,
+    /// What the user's sessions with other clusters route. Those with the same cluster share their ranges.
+    foreign: Vec<Foreign>,
     /// The domains of their own.
     pub(crate) own_domains: Vec<String>,
     /// Names of sessions with other clusters.
     pub(crate) names: Vec<SessionName>,
+    /// The interfaces of all of them, and this one's.
+    interfaces: Vec<String>,
 }
 
 /// While it lives, no other session of the user decides what it routes.
@@ -48,6 +51,8 @@ pub(crate) async fn turn(places: &Places) -> anyhow::Result<Turn> {
 /// The sessions' directory cannot be read.
 pub(crate) async fn look(places: &Places, own: &SessionReport) -> anyhow::Result<Others> {
     let mut others = Others::default();
+    let network = own.network.iter();
+    (others.interfaces).extend(network.map(|network| network.interface.clone()));
     for other in reports(places, &own.name).await? {
         others.add(own, &other);
     }
@@ -55,11 +60,24 @@ pub(crate) async fn look(places: &Places, own: &SessionReport) -> anyhow::Result
 }
 
 impl Others {
+    /// Everything that other sessions route, those of other users too. Of theirs only the interfaces can be seen: they are taken for
+    /// sessions with other clusters.
+    pub(crate) fn foreign(&self, laptop: &Laptop) -> Vec<Foreign> {
+        let sessions = laptop.sessions.iter();
+        let strangers = sessions.filter(|routed| !self.interfaces.contains(&routed.interface));
+        let strangers = strangers.map(|routed| Foreign {
+            range: routed.range,
+            session: format!("{} of another user", routed.interface),
+        });
+        self.foreign.iter().cloned().chain(strangers).collect()
+    }
+
     fn add(&mut self, own: &SessionReport, other: &SessionReport) {
         let Some(network) = &other.network else {
             return;
         };
         self.own_domains.extend(network.own_domain.clone());
+        self.interfaces.push(network.interface.clone());
         if other.server == own.server {
             return;
         }
@@ -101,6 +119,7 @@ async fn reports(places: &Places, own: &SessionName) -> anyhow::Result<Vec<Sessi
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::laptop::Occupied;
 
     fn report(server: &str, routes: &str) -> SessionReport {
         let text = format!(
@@ -124,6 +143,21 @@ mod tests {
         assert_eq!(ranges, ["10.96.0.0/16", "10.9.0.1/32"]);
         assert_eq!(others.foreign[0].session, "a (c)");
         assert_eq!(others.own_domains.len(), 2);
+
+        let routed = |range: &str, interface: &str| Occupied {
+            range: range.parse().unwrap(),
+            interface: interface.to_owned(),
+        };
+        let laptop = Laptop {
+            sessions: vec![
+                routed("10.96.0.0/16", "kvpn0"),
+                routed("10.8.0.0/16", "kvpn1"),
+            ],
+            ..Laptop::default()
+        };
+        let strangers = &others.foreign(&laptop)[2..];
+        assert_eq!(strangers[0].session, "kvpn1 of another user");
+        assert_eq!(strangers.len(), 1);
     }
 
     #[cfg(unix)]

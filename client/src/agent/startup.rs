@@ -93,8 +93,10 @@ impl Startup<'_> {
             Purpose::Connect,
         )
         .await?;
-        let learnt = self.learn(&gateway).await?;
+        let mut learnt = self.learn(&gateway).await?;
         let turn = self.turn().await?;
+        // Others may have come or gone meanwhile.
+        learnt.laptop = self.look().await?;
         let others = self.others().await?;
         let plan = self.plan(&learnt, &others)?;
         let names = self.names(&learnt, &plan, &others);
@@ -182,13 +184,7 @@ impl Startup<'_> {
         let Self { cluster, .. } = self;
         self.board
             .step(format!("opening a session with {}", gateway.full_name()));
-        let laptop = if self.is_programs() {
-            Laptop::default()
-        } else {
-            laptop::look()
-                .await
-                .context("this machine's network cannot be looked at")?
-        };
+        let laptop = self.look().await?;
         let opening = self.opening();
         let (opened, discovery, server_addresses, public_name) = tokio::join!(
             opening.session(gateway, &laptop),
@@ -211,6 +207,14 @@ impl Startup<'_> {
             },
             public_name,
         })
+    }
+
+    async fn look(&self) -> anyhow::Result<Laptop> {
+        if self.is_programs() {
+            return Ok(Laptop::default());
+        }
+        let laptop = laptop::look().await;
+        laptop.context("this machine's network cannot be looked at")
     }
 
     /// Waits for other sessions that are just being set up: each has to know what those before it route.
@@ -239,7 +243,7 @@ impl Startup<'_> {
             .map(SocketAddr::ip);
         let grant = &learnt.opened.keys.grant;
         let findings = Findings {
-            foreign: others.foreign.clone(),
+            foreign: others.foreign(laptop),
             ..Findings::of(self.start, laptop, &survey.discovery, grant, endpoints)
         };
         let plan = ranges::plan(&findings).map_err(|conflict| {

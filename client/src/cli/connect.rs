@@ -24,6 +24,7 @@ use crate::cli::Situation;
 use crate::cli::access::AccessArgs;
 use crate::cli::expose;
 use crate::cli::failure::{CONFLICT, FAILED, Failure};
+use crate::cli::kube::kube;
 use crate::cli::progress::Display;
 use crate::cluster::Datapath;
 use crate::helper;
@@ -134,18 +135,32 @@ pub(crate) async fn run(situation: Situation, args: ConnectArgs) -> anyhow::Resu
     if args.at_login {
         return at_login::run(&situation, args).await;
     }
-    connect(&situation, args).await
+    let cluster = load(&situation)?;
+    connect(&situation, args, cluster).await
 }
 
-async fn connect(situation: &Situation, args: ConnectArgs) -> anyhow::Result<ExitCode> {
+/// The cluster, whose credential plugin may ask the user where there is one to ask.
+fn load(situation: &Situation) -> anyhow::Result<Cluster> {
+    Ok(Cluster::load(
+        &kube(situation).options(is_interactive(situation)),
+    )?)
+}
+
+fn is_interactive(situation: &Situation) -> bool {
+    !situation.user.is_behind_sudo() && std::io::stdin().is_terminal()
+}
+
+async fn connect(
+    situation: &Situation,
+    args: ConnectArgs,
+    cluster: Cluster,
+) -> anyhow::Result<ExitCode> {
     let places = Places::of(&situation.environment, &situation.user);
     let start = Start {
         name: args.name,
         foreground: args.foreground,
         ..args.session.start(situation, places)
     };
-    let interactive = !situation.user.is_behind_sudo() && std::io::stdin().is_terminal();
-    let cluster = Cluster::load(&start.access.kube.options(interactive))?;
     let name = session_name(start.name.as_ref(), &cluster);
     let display = Display::new(situation.globals.quiet);
     // In the foreground the agent's log tells the steps.
@@ -162,7 +177,7 @@ async fn connect(situation: &Situation, args: ConnectArgs) -> anyhow::Result<Exi
         user: &situation.user,
         cluster: &cluster,
         display: &display,
-        interactive,
+        interactive: is_interactive(situation),
     };
     let (helper, mut signals) = wanted.get().await?;
     let mut launched = launch(&situation.user, Some(helper)).await?;

@@ -1,6 +1,5 @@
 //! `kvpn doctor`: what connecting needs, looked at one by one, each with a remedy. Changes nothing.
 
-#[cfg_attr(windows, path = "doctor/machine/windows.rs")]
 mod machine;
 mod names;
 mod routes;
@@ -12,16 +11,14 @@ use kvpn_k8s::{Cluster, GatewayPod, Purpose};
 use kvpn_wire::{API_CARRIER_PORT, range};
 use serde::Serialize;
 
-use crate::agent::laptop::{self, Laptop};
+use crate::agent::laptop;
 use crate::agent::places::Places;
-use crate::agent::ranges;
-use crate::agent::report::{OverlapReport, SessionReport, State};
+use crate::agent::report::{SessionReport, State};
 use crate::cli::failure::{FAILED, Failure};
 use crate::cli::kube::kube;
 use crate::cli::output::{self, Format, OutputArgs};
 use crate::cli::{Situation, status};
 use crate::cluster::SHARED_NAMESPACE;
-use crate::helper;
 use crate::os::platform;
 
 /// Look at what connecting needs: kubeconfig, cluster, rights, gateway, this machine
@@ -125,7 +122,7 @@ struct Document {
 pub(crate) async fn run(situation: Situation, args: DoctorArgs) -> anyhow::Result<ExitCode> {
     let mut checks = Vec::new();
     let (server, discovered) = check_cluster(&situation, &mut checks).await;
-    check_machine(&situation, discovered, &mut checks).await;
+    machine::check(&situation, discovered, &mut checks).await;
     check_sessions(&situation, &server, &mut checks).await;
     let bad = checks
         .iter()
@@ -324,71 +321,6 @@ async fn check_ranges(
     }
 }
 
-/// What this machine brings: TUN, root, networks, resolver.
-async fn check_machine(situation: &Situation, ranges: Option<Ranges>, checks: &mut Vec<Check>) {
-    checks.push(machine::tun());
-    checks.push(machine::privileges(&situation.user).await);
-    match laptop::look().await {
-        Ok(laptop) => {
-            checks.push(check_overlaps(&laptop, ranges));
-            checks.push(check_resolver(&laptop));
-        }
-        Err(error) => checks.push(Check::failed("networks", error)),
-    }
-}
-
-fn check_overlaps(laptop: &Laptop, ranges: Option<Ranges>) -> Check {
-    let Some(ranges) = ranges else {
-        return Check::new(
-            "networks",
-            Verdict::Skipped,
-            "the cluster's ranges are not known",
-        );
-    };
-    let overlaps = ranges::overlaps(&ranges, laptop);
-    if overlaps.is_empty() {
-        return Check::ok(
-            "networks",
-            "this machine's networks and the cluster's ranges do not overlap",
-        );
-    }
-    let list: Vec<String> = (overlaps.iter())
-        .map(|overlap| {
-            let OverlapReport {
-                range,
-                with,
-                interface,
-            } = overlap;
-            format!("{with} of {interface} (in {range})")
-        })
-        .collect();
-    let text = format!(
-        "this machine has {}, which the cluster uses too",
-        list.join(", ")
-    );
-    Check::warning(
-        "networks",
-        text,
-        "that part stays outside the tunnel, except single addresses that names resolve to",
-    )
-}
-
-fn check_resolver(laptop: &Laptop) -> Check {
-    let list: Vec<String> = laptop.resolvers.iter().map(ToString::to_string).collect();
-    let asks = if list.is_empty() {
-        "no resolver beyond this machine".to_owned()
-    } else {
-        list.join(", ")
-    };
-    match helper::visible_leftovers() {
-        Some(left) => Check::warning("resolver", left, "`kvpn disconnect` puts it back"),
-        None => Check::ok(
-            "resolver",
-            format!("{}; asks {asks}", platform::likely_dns_backend()),
-        ),
-    }
-}
-
 /// What sessions set, and the ways of names with them and without.
 async fn check_sessions(situation: &Situation, server: &str, checks: &mut Vec<Check>) {
     let places = Places::of(&situation.environment, &situation.user);
@@ -451,25 +383,6 @@ fn table(checks: &[Check]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::laptop::Occupied;
-
-    #[test]
-    fn an_overlap_is_a_warning_with_the_overlapping_part() {
-        let laptop = Laptop {
-            subnets: vec![Occupied {
-                range: "192.168.1.0/24".parse().unwrap(),
-                interface: "wlan0".to_owned(),
-            }],
-            ..Laptop::default()
-        };
-        let check = check_overlaps(&laptop, Some(vec!["192.168.0.0/16".parse().unwrap()]));
-        assert_eq!(check.verdict, Verdict::Warning);
-        assert!(
-            check.detail.contains("192.168.1.0/24 of wlan0"),
-            "{}",
-            check.detail
-        );
-    }
 
     #[test]
     fn every_failure_has_a_remedy() {

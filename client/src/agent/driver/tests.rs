@@ -1,6 +1,10 @@
 //! The driver against what stands for a gateway ([`peer`]), and against a real one ([`gateway`]).
 
-use kvpn_client_core::{CarrierChoice, Config, Netmap};
+use std::net::SocketAddr;
+
+use kvpn_client_core::{CarrierChoice, Config, Names, Netmap};
+use kvpn_wire::control::SessionGrant;
+use kvpn_wire::wireguard::PrivateKey;
 
 use super::*;
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures::SinkExt as _;
 use kvpn_k8s::Cluster;
+use kvpn_wire::control::LiveEvent;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::board::{Board, End};
 use crate::agent::control::{self, Caller, Control, Lines};
 use crate::agent::driver::Figures;
-use crate::agent::exposure::{Exposing, LiveEvent, Prepared, Wanted, events, prepare};
+use crate::agent::exposure::{Exposing, Prepared, Wanted, events, prepare};
 use crate::agent::lock::{self, Held, Holder, Lock};
 use crate::agent::message::Reply;
 use crate::agent::opening::Opening;

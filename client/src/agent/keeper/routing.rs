@@ -160,7 +160,7 @@ impl Keeper {
         let grant = &self.keys.grant;
         let standing = routing.wish_tx.borrow().clone();
         let findings = Findings {
-            foreign: others.foreign,
+            foreign: others.foreign(&machine),
             standing: standing.routes,
             mappings: standing.netmap.mappings().to_vec(),
             ..Findings::of(&routing.start, &machine, discovery, grant, endpoints)

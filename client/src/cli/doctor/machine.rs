@@ -1,57 +1,103 @@
-//! What this machine brings for sessions: TUNs, and somebody who may change the network.
-//!
-//! Asks and reports; changes nothing.
+//! What this machine has to bring for a session: TUN, privileges, networks that leave room, a resolver.
 
-use std::path::Path;
+#[cfg_attr(windows, path = "machine/windows.rs")]
+mod system;
 
-use super::{Check, Verdict};
-use crate::cli::user::User;
-use crate::helper::{self, Escalation, Installed};
-use crate::os::platform::service::SOCKET;
+use super::{Check, Ranges, Verdict};
+use crate::agent::laptop::{self, Laptop};
+use crate::agent::ranges;
+use crate::agent::report::OverlapReport;
+use crate::cli::Situation;
+use crate::helper;
+use crate::os::platform;
 
-/// Where the user sees the machine's networks.
-pub(super) const NETWORKS: &str = "see `ip address` and `ip route`";
+pub(super) use system::NETWORKS;
 
-/// Whether TUNs can be made.
-pub(super) fn tun() -> Check {
-    if Path::new("/dev/net/tun").exists() {
-        return Check::ok("TUN", "/dev/net/tun is there");
+/// What this machine brings: TUN, root, networks, resolver.
+pub(super) async fn check(situation: &Situation, ranges: Option<Ranges>, checks: &mut Vec<Check>) {
+    checks.push(system::tun());
+    checks.push(system::privileges(&situation.user).await);
+    match laptop::look().await {
+        Ok(laptop) => {
+            checks.push(check_overlaps(&laptop, ranges));
+            checks.push(check_resolver(&laptop));
+        }
+        Err(error) => checks.push(Check::failed("networks", error)),
     }
-    let check = Check::new("TUN", Verdict::Failed, "/dev/net/tun is not there");
-    Check { remedy: Some("load the module (`sudo modprobe tun`); in a container pass the device (`--device /dev/net/tun`)".into()), ..check }
 }
 
-/// How the TUN, routes and names will be set.
-pub(super) async fn privileges(user: &User) -> Check {
-    let escalation = user.escalation();
-    if escalation == Escalation::Sudo {
-        match helper::ask_installed(Path::new(SOCKET)).await {
-            Installed::Given(_) => {
-                return Check::ok("privileges", "the installed helper serves you");
-            }
-            Installed::Refused(why) => {
-                let remedy = "`kvpn service status` tells more; without it sudo is used";
-                return Check::warning("privileges", why, remedy);
-            }
-            Installed::Absent => {}
-        }
+fn check_overlaps(laptop: &Laptop, ranges: Option<Ranges>) -> Check {
+    let Some(ranges) = ranges else {
+        return Check::new(
+            "networks",
+            Verdict::Skipped,
+            "the cluster's ranges are not known",
+        );
+    };
+    let overlaps = ranges::overlaps(&ranges, laptop);
+    if overlaps.is_empty() {
+        return Check::ok(
+            "networks",
+            "this machine's networks and the cluster's ranges do not overlap",
+        );
     }
-    match escalation {
-        Escalation::Direct => Check::ok("privileges", "root"),
-        Escalation::Sudo if Path::new("/usr/bin/sudo").exists() => Check::ok(
-            "privileges",
-            "TUN, routes and names will be set through sudo",
+    let list: Vec<String> = (overlaps.iter())
+        .map(|overlap| {
+            let OverlapReport {
+                range,
+                with,
+                interface,
+            } = overlap;
+            format!("{with} of {interface} (in {range})")
+        })
+        .collect();
+    let text = format!(
+        "this machine has {}, which the cluster uses too",
+        list.join(", ")
+    );
+    Check::warning(
+        "networks",
+        text,
+        "that part stays outside the tunnel, except single addresses that names resolve to",
+    )
+}
+
+fn check_resolver(laptop: &Laptop) -> Check {
+    let list: Vec<String> = laptop.resolvers.iter().map(ToString::to_string).collect();
+    let asks = if list.is_empty() {
+        "no resolver beyond this machine".to_owned()
+    } else {
+        list.join(", ")
+    };
+    match helper::visible_leftovers() {
+        Some(left) => Check::warning("resolver", left, "`kvpn disconnect` puts it back"),
+        None => Check::ok(
+            "resolver",
+            format!("{}; asks {asks}", platform::likely_dns_backend()),
         ),
-        Escalation::Sudo => {
-            let check = Check::new(
-                "privileges",
-                Verdict::Failed,
-                "not root, and there is no /usr/bin/sudo",
-            );
-            Check {
-                remedy: Some("install sudo, or connect as root".into()),
-                ..check
-            }
-        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::laptop::Occupied;
+
+    #[test]
+    fn an_overlap_is_a_warning_with_the_overlapping_part() {
+        let laptop = Laptop {
+            subnets: vec![Occupied {
+                range: "192.168.1.0/24".parse().unwrap(),
+                interface: "wlan0".to_owned(),
+            }],
+            ..Laptop::default()
+        };
+        let check = check_overlaps(&laptop, Some(vec!["192.168.0.0/16".parse().unwrap()]));
+        assert_eq!(check.verdict, Verdict::Warning);
+        assert!(
+            check.detail.contains("192.168.1.0/24 of wlan0"),
+            "{}",
+            check.detail
+        );
     }
 }

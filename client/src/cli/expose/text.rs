@@ -1,9 +1,8 @@
 //! An exposure in words: what goes where, and each request in a line. Pure.
 
-use kvpn_wire::control::{ConnectionEvent, Destination, ExposedPort, RequestEvent};
+use kvpn_wire::control::{ConnectionEvent, Destination, ExposedPort, LiveEvent, RequestEvent};
 use kvpn_wire::exposure::{Protocol, Traffic};
 
-use crate::agent::exposure::LiveEvent;
 use crate::agent::report::{ExposureReport, SessionReport};
 
 /// What is exposed, and what of it cannot be.

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use kvpn_wire::control::LostEvents;
+use kvpn_wire::control::{LiveEvent, LostEvents};
 use serde::Serialize;
 use tokio::process::Child;
 use tokio::sync::broadcast::{self, error::RecvError};
@@ -12,7 +12,6 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::board::{Board, End};
-use crate::agent::exposure::LiveEvent;
 use crate::agent::message::Reply;
 use crate::agent::report::{ExposureReport, SessionReport};
 use crate::cli::expose::printer::Printer;

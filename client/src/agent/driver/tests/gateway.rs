@@ -10,6 +10,7 @@ use clap::Parser as _;
 use futures::executor::block_on;
 use kvpn_gateway::Gateway;
 use kvpn_gateway::cli::Options;
+use kvpn_io::tun::TunOffload;
 use kvpn_io::udp::UdpOffload;
 use kvpn_wire::control::{CreateSession, Datapath, SESSIONS_PATH, VERSION};
 

@@ -2,12 +2,12 @@
 //!
 //! Asks and reports; changes nothing.
 
-use super::Check;
+use crate::cli::doctor::Check;
 use crate::cli::user::User;
 use crate::os::platform;
 
 /// Where the user sees the machine's networks.
-pub(super) const NETWORKS: &str = "see `ipconfig /all` and `route print`";
+pub(in crate::cli::doctor) const NETWORKS: &str = "see `ipconfig /all` and `route print`";
 
 /// Whether TUNs can be made.
 pub(super) fn tun() -> Check {
