@@ -21,6 +21,11 @@ pub(crate) fn hold(path: &Path) -> io::Result<Option<File>> {
     open_for_oneself(options.read(true).write(true), path)
 }
 
+/// Whether this file is the one at a path: nobody else can make one there while a removed one is held.
+pub(crate) fn is_at(_: &File, path: &Path) -> bool {
+    path.exists()
+}
+
 /// What stands in a file that may be held, and whether it is.
 pub(crate) fn read(path: &Path) -> io::Result<(Vec<u8>, bool)> {
     // What Rust opens with by default shares everything.
