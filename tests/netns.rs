@@ -16,6 +16,8 @@ mod netns_cluster;
 mod netns_dns;
 #[path = "support/netns_sessions.rs"]
 mod netns_sessions;
+#[path = "netns/routes.rs"]
+mod routes;
 #[path = "netns/sessions.rs"]
 mod sessions;
 #[expect(

@@ -5,6 +5,17 @@
     clippy::unwrap_used,
     reason = "the tests' own tools panic with the test"
 )]
+#![expect(
+    clippy::print_stdout,
+    reason = "which moments were drawn belongs into the test's output"
+)]
+
+#[path = "service/desk.rs"]
+mod desk;
+#[path = "service/killed.rs"]
+mod killed;
+#[path = "service/openresolv.rs"]
+mod openresolv;
 
 use std::time::Duration;
 

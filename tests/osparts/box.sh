@@ -10,7 +10,8 @@
 #   box.sh run [--netns NS] [--names WHO] [--dns ADDRESS]... -- CMD...
 #
 # WHO is resolved, nm-default or nm-dnsmasq (NetworkManager, which writes resolv.conf itself or has a dnsmasq), openresolv,
-# debian-resolvconf, or plain (nobody). In the box, $KVPN_BOX_ROOT is the Debian's root then: `chroot $KVPN_BOX_ROOT getent hosts web` asks
+# openresolv-new (a later Debian's), debian-resolvconf, or plain (nobody). In the box,
+# $KVPN_BOX_ROOT is the Debian's root then: `chroot $KVPN_BOX_ROOT getent hosts web` asks
 # through nss-resolve, `chroot $KVPN_BOX_ROOT dig web` has dig, dnsmasq, resolvectl, nmcli and musl. But with resolved, /etc
 # is the Debian's too. --dns are the servers that WHO asks; without it, those of the namespace's own resolv.conf. With
 # NetworkManager they are those of a connection `up` on the interface up1 (10.99.1.1/24). Only root can do this.
@@ -39,7 +40,7 @@ up() {
     options "$@"
     [ ! -e "$state/$name" ] || fail "$name is up already (or was not ended: box.sh down $name)"
     case $who in
-    '' | plain | resolved | nm-default | nm-dnsmasq | openresolv | debian-resolvconf) ;;
+    '' | plain | resolved | nm-default | nm-dnsmasq | openresolv | openresolv-new | debian-resolvconf) ;;
     *) fail "$who looks after no names here" ;;
     esac
     [ -z "$who" ] || root=$("$here/root.sh")
@@ -89,7 +90,7 @@ inside() {
     plain) share_etc "$work/root" ;;
     resolved) start_resolved "$work/root" "$@" ;;
     nm-*) share_etc "$work/root"; start_network_manager "$work/root" "${who#nm-}" "$@" ;;
-    openresolv | debian-resolvconf) share_etc "$work/root"; start_resolvconf "$work" "${who#debian-}" "$@" ;;
+    openresolv | openresolv-new | debian-resolvconf) share_etc "$work/root"; start_resolvconf "$work" "${who#debian-}" "$@" ;;
     esac
     touch "$own/ready"
     trap - EXIT
@@ -174,12 +175,12 @@ start_network_manager() {
 
 # The package's programs and settings laid over the machine's and the Debian's.
 start_resolvconf() {
-    local work=$1 package=$2
+    local work=$1 package=$2 folder part
     shift 2
     cp -a "$work/root/opt/$package/etc/." /etc/
     for folder in sbin lib; do
         [ -d "/usr/$folder" ] && mkdir -p "$work/$folder" "$work/$folder.work"
-        cp -a "$work/root/opt/$package/$folder/." "$work/$folder/"
+        for part in "$work/root/opt/$package"{,/usr}/"$folder"; do [ ! -d "$part" ] || cp -a "$part/." "$work/$folder/"; done
         mount -t overlay -o "lowerdir=/usr/$folder,upperdir=$work/$folder,workdir=$work/$folder.work" kvpn-resolvconf "/usr/$folder"
     done
     if [ "$package" = resolvconf ]; then
@@ -187,7 +188,8 @@ start_resolvconf() {
         ln -sfn ../run/resolvconf/resolv.conf /etc/resolv.conf
         resolvconf --enable-updates
     fi
-    { printf 'nameserver %s\n' "$@"; echo 'search corp.example'; } | resolvconf -a up1.dhcp 2>/run/resolvconf.log ||
+    # From 3.17 on it fails where the file is not its own yet.
+    { printf 'nameserver %s\n' "$@"; echo 'search corp.example'; } | resolvconf -a up1.dhcp 2>/run/resolvconf.log || resolvconf -u ||
         { cat /run/resolvconf.log >&2; fail "resolvconf does not work"; }
 }
 

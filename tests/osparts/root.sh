@@ -6,7 +6,11 @@ set -euo pipefail
 suite=bookworm
 packages=systemd,systemd-resolved,dbus,libnss-resolve,polkitd,libpam-systemd,iproute2,dnsmasq-base,bind9-dnsutils,musl,procps
 
-key=$(sha256sum "${BASH_SOURCE[0]}" | cut -c1-16)
+# A later Debian, for its openresolv: since 3.13 that keeps its records elsewhere, since 3.17 it leaves others' files alone.
+newer=forky
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+key=$(cat "${BASH_SOURCE[0]}" "$here/lookup.c" | sha256sum | cut -c1-16)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/kvpn-osparts
 root=$cache/$key
 say() { echo "osparts: $*" >&2; }
@@ -49,6 +53,20 @@ for package in openresolv resolvconf; do
     (cd "$work/get" && apt-get -qq download "$package") >>"$work/log" 2>&1 9>&- || { say "cannot fetch $package: see $work/log"; exit 1; }
     dpkg-deb -x "$work/get/$package"_*.deb "$work/root/opt/$package"
 done
+# The same of the later Debian, whose packages this machine's apt need not know.
+echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $newer main" >"$work/sources"
+mkdir -p "$work/lists/partial" "$work/newer"
+of_newer=(-o "Dir::Etc::SourceList=$work/sources" -o Dir::Etc::SourceParts=- -o "Dir::State::Lists=$work/lists" -o Dir::Cache::pkgcache=
+    -o Dir::Cache::srcpkgcache= -o Acquire::Languages=none)
+(cd "$work/newer" && apt-get -qq "${of_newer[@]}" update && apt-get -qq "${of_newer[@]}" download openresolv) >>"$work/log" 2>&1 9>&- ||
+    { say "cannot fetch $newer's openresolv: see $work/log"; exit 1; }
+dpkg-deb -x "$work"/newer/openresolv_*.deb "$work/root/opt/openresolv-new"
+# Programs of Alpine's kind: musl's own resolver, in a program without libraries.
+(cd "$work/get" && apt-get -qq download musl-dev) >>"$work/log" 2>&1 9>&- || { say "cannot fetch musl-dev: see $work/log"; exit 1; }
+dpkg-deb -x "$work"/get/musl-dev_*.deb "$work/musl"
+library=$(dirname "$(find "$work/musl" -name libc.a)")
+cc -O1 -static -nostdinc -nostdlib -isystem "$work/musl/usr/include/${library##*/}" -o "$work/root/usr/local/bin/musl-lookup" "$library/crt1.o" \
+    "$here/lookup.c" "$library/libc.a" "$(cc -print-libgcc-file-name)" >>"$work/log" 2>&1 || { say "lookup.c does not compile: see $work/log"; exit 1; }
 touch "$work/root/.complete"
 rm -rf --one-file-system "$root"
 mv "$work/root" "$root"

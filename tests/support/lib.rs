@@ -12,6 +12,7 @@ pub mod laptop;
 pub mod machine;
 pub mod outcome;
 pub mod packages;
+pub mod played;
 pub mod rogue;
 pub mod settings;
 pub mod table;

@@ -14,6 +14,8 @@ pub struct Settings {
     pub kubeconfig: Option<PathBuf>,
     /// How much the tests of bulk transfer move each way, in bytes (`KVPN_TEST_BYTES`); 1 GiB unless said.
     pub bulk: u64,
+    /// What random moments are drawn with (`KVPN_TEST_SEED`); another one each run unless said.
+    pub seed: Option<u64>,
 }
 
 impl Settings {
@@ -21,7 +23,7 @@ impl Settings {
     ///
     /// # Panics
     ///
-    /// When `KVPN_TEST_BYTES` is not a number.
+    /// When `KVPN_TEST_BYTES` or `KVPN_TEST_SEED` is not a number.
     pub fn read() -> Self {
         let built = checkout().join("target");
         Self {
@@ -32,6 +34,8 @@ impl Settings {
             bulk: variable("KVPN_TEST_BYTES").map_or(1 << 30, |text| {
                 text.parse().expect("KVPN_TEST_BYTES is a number")
             }),
+            seed: variable("KVPN_TEST_SEED")
+                .map(|text| text.parse().expect("KVPN_TEST_SEED is a number")),
         }
     }
 }

@@ -7,8 +7,10 @@ mod api;
 mod flows;
 mod handle;
 mod message;
+#[cfg_attr(windows, path = "driver/tun/windows.rs")]
 mod tun;
 mod udp;
+#[cfg_attr(windows, path = "driver/watch/windows.rs")]
 mod watch;
 
 use std::collections::BTreeMap;
@@ -117,8 +119,8 @@ impl Driver {
     fn command(&mut self, command: Command) {
         let now = now();
         match command {
-            Command::Tun(descriptor, offload) => {
-                self.tun = TunDevice::new(descriptor, offload);
+            Command::Tun(handle, offload) => {
+                self.tun = TunDevice::new(handle, offload);
                 self.state.set_abilities(offload.abilities());
             }
             Command::Api(stream) => {

@@ -102,13 +102,24 @@ impl Network {
         }
     }
 
-    /// Something else than this session changed the machine's names.
+    /// Something else than this session changed its network.
     fn heard(&self, news: News) {
         let News {
             upstreams,
             again,
+            routes_again,
+            lost,
             notes,
         } = news;
+        if let Some(why) = lost {
+            self.board.end(End::Trouble(why));
+        }
+        if routes_again > 0 {
+            tracing::info!(
+                routes_again,
+                "something removed routes of the session; they were set again"
+            );
+        }
         for note in notes {
             self.board.note(note);
         }

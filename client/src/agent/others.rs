@@ -5,13 +5,13 @@ use std::fs::File;
 
 use anyhow::Context as _;
 use ipnetwork::IpNetwork;
-use rustix::fs::FlockOperation;
 
 use crate::agent::contact::Contact;
 use crate::agent::laptop::Laptop;
 use crate::agent::places::{Places, SessionName};
 use crate::agent::report::SessionReport;
 use crate::agent::virtual_ranges::Foreign;
+use crate::os::hold;
 
 /// What other sessions have, as far as it matters to this one.
 #[derive(Debug, Clone, Default)]
@@ -37,11 +37,7 @@ pub(crate) struct Turn(#[expect(dead_code, reason = "the lock is the descriptor'
 /// The directory that is locked for it cannot be used.
 pub(crate) async fn turn(places: &Places) -> anyhow::Result<Turn> {
     let path = places.turn().to_owned();
-    let taken = tokio::task::spawn_blocking(move || {
-        let file = File::open(path)?;
-        rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
-        std::io::Result::Ok(file)
-    });
+    let taken = tokio::task::spawn_blocking(move || hold::wait_for_folder(&path));
     let file = taken
         .await?
         .context("the turn among sessions cannot be waited for")?;
@@ -164,15 +160,17 @@ mod tests {
         assert_eq!(strangers.len(), 1);
     }
 
+    #[cfg(unix)]
     #[tokio::test]
     async fn one_session_after_the_other_decides() {
+        use rustix::fs::{FlockOperation, flock};
         let directory = tempfile::tempdir().unwrap();
         let folder = directory.path();
         let places = serde_json::json!({"run": folder, "state": folder});
         let places: Places = serde_json::from_value(places).unwrap();
         let first = turn(&places).await.unwrap();
         let other = File::open(places.turn()).unwrap();
-        let try_lock = || rustix::fs::flock(&other, FlockOperation::NonBlockingLockExclusive);
+        let try_lock = || flock(&other, FlockOperation::NonBlockingLockExclusive);
         assert!(try_lock().is_err());
         drop(first);
         try_lock().unwrap();

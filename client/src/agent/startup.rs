@@ -30,7 +30,7 @@ use crate::agent::upstream::Upstream;
 use crate::agent::{gateway, names, now};
 use crate::cli::failure::{CONFLICT, FAILED, Failure};
 use crate::helper::{Configured, DnsBackend, DnsConfig, HelperConnection, NetworkConfig};
-use crate::os::Taken;
+use crate::os::{Taken, platform};
 
 /// Everything a session is made with.
 pub(crate) struct Startup<'a> {
@@ -396,7 +396,10 @@ impl Startup<'_> {
         );
         system.and(own).map_err(|error| {
             let failure = Failure::new(FAILED, format!("{error:#}"));
-            failure.hint("look at the `hosts:` line of /etc/nsswitch.conf and at /etc/resolv.conf; `kvpn doctor` shows which resolver is used")
+            failure.hint(format!(
+                "{}; `kvpn doctor` shows which resolver is used",
+                platform::NAMES_HINT
+            ))
         })?;
         public.map_err(|error| {
             let failure = Failure::new(FAILED, format!("{error:#}; the change to this machine's names was rolled back"));

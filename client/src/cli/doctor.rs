@@ -106,7 +106,7 @@ fn remedy(check: &str) -> Option<&'static str> {
             "try `kubectl port-forward` to the gateway's pod: a proxy on the way may not let it through"
         }
         "ranges" => "--cidr names the cluster's ranges",
-        "networks" => "see `ip address` and `ip route`",
+        "networks" => machine::NETWORKS,
         "sessions" => "see `kvpn status`",
         _ => return None,
     })

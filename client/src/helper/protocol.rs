@@ -111,7 +111,7 @@ pub(crate) enum Answer {
         #[serde(default, rename = "dnsBackend")]
         dns_backend: Option<String>,
     },
-    /// Sent unasked, with number 0, when something else than a request changed the machine's names.
+    /// Sent unasked, with number 0, when something else than a request changed the session's network.
     News(News),
     /// The request failed and changed nothing.
     Failed {
@@ -133,14 +133,21 @@ pub(crate) struct Hello {
     pub(crate) undone: Vec<String>,
 }
 
-/// What became of the machine's names without a request.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// What became of the session's network without a request.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct News {
     /// Where the machine's own resolver would ask now, as in [`Settled`].
     pub(crate) upstreams: Vec<SocketAddr>,
     /// Whether the session's names had to be set again.
+    #[serde(default)]
     pub(crate) again: bool,
+    /// How many routes had to be set again.
+    #[serde(default)]
+    pub(crate) routes_again: usize,
+    /// Why the session cannot go on.
+    #[serde(default)]
+    pub(crate) lost: Option<String>,
     /// What the user should know, one text each.
     pub(crate) notes: Vec<String>,
 }

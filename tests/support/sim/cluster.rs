@@ -21,8 +21,8 @@ pub(crate) const SINK: &str = "10.96.0.7:9";
 /// Nothing listens there.
 pub(crate) const CLOSED: &str = "10.96.0.7:81";
 
-/// The names that there are: the echo server's, and one of another namespace.
-const NAMES: [(&[u8], [u8; 4]); 2] = [
+/// The names that there are: the echo server's, one of another namespace, and pods of equal names in both.
+const NAMES: [(&[u8], [u8; 4]); 4] = [
     (
         b"\x04echo\x07default\x03svc\x07cluster\x05local\x00",
         [10, 96, 0, 7],
@@ -30,6 +30,14 @@ const NAMES: [(&[u8], [u8; 4]); 2] = [
     (
         b"\x02db\x06orders\x03svc\x07cluster\x05local\x00",
         [10, 96, 0, 8],
+    ),
+    (
+        b"\x04db-0\x02db\x06orders\x03svc\x07cluster\x05local\x00",
+        [10, 96, 0, 9],
+    ),
+    (
+        b"\x04db-0\x02db\x07default\x03svc\x07cluster\x05local\x00",
+        [10, 96, 0, 10],
     ),
 ];
 

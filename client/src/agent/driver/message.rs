@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
 
 use ipnetwork::IpNetwork;
 use kvpn_client_core::{Names, Netmap, Path, QueryType, Resolution};
@@ -17,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::agent::driver::flows::DialledTx;
 use crate::agent::driver::handle::Reading;
+use crate::os::platform::TunHandle;
 
 /// Commands and occurrences that wait.
 pub(super) const QUEUE: usize = 256;
@@ -25,7 +25,7 @@ pub(super) const QUEUE: usize = 256;
 #[derive(Debug)]
 pub(crate) enum Command {
     /// The TUN is there, and gives and takes packets like this.
-    Tun(OwnedFd, TunOffload),
+    Tun(TunHandle, TunOffload),
     /// A new `api` carrier; replaces an old one.
     Api(Forward),
     /// The cluster's names changed.

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use futures::SinkExt as _;
 use kvpn_k8s::Cluster;
 use kvpn_wire::control::LiveEvent;
-use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +20,7 @@ use crate::agent::message::Reply;
 use crate::agent::opening::Opening;
 use crate::agent::places::SessionName;
 use crate::agent::report::State;
+use crate::agent::transport::Listener;
 use crate::agent::{end_on_signals, first_report, log_to, now};
 use crate::cli::failure::{CONFLICT, FAILED, Failure};
 use crate::cli::log;
@@ -34,7 +34,7 @@ pub(crate) struct Process {
     figures: Figures,
     /// Commands find the process here.
     pub(crate) control: Control,
-    listener: UnixListener,
+    listener: Listener,
     lock: Lock,
     holder: Holder,
     name: SessionName,

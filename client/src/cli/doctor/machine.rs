@@ -1,67 +1,28 @@
 //! What this machine has to bring for a session: TUN, privileges, networks that leave room, a resolver.
 
-use std::path::Path;
+#[cfg_attr(windows, path = "machine/windows.rs")]
+mod system;
 
 use super::{Check, Ranges, Verdict};
 use crate::agent::laptop::{self, Laptop};
 use crate::agent::ranges;
 use crate::agent::report::OverlapReport;
 use crate::cli::Situation;
-use crate::helper::{self, Escalation, Installed};
-use crate::os::platform::{self, service::SOCKET};
+use crate::helper;
+use crate::os::platform;
+
+pub(super) use system::NETWORKS;
 
 /// What this machine brings: TUN, root, networks, resolver.
 pub(super) async fn check(situation: &Situation, ranges: Option<Ranges>, checks: &mut Vec<Check>) {
-    checks.push(check_tun());
-    checks.push(check_privileges(situation).await);
+    checks.push(system::tun());
+    checks.push(system::privileges(&situation.user).await);
     match laptop::look().await {
         Ok(laptop) => {
             checks.push(check_overlaps(&laptop, ranges));
             checks.push(check_resolver(&laptop));
         }
         Err(error) => checks.push(Check::failed("networks", error)),
-    }
-}
-
-fn check_tun() -> Check {
-    if Path::new("/dev/net/tun").exists() {
-        return Check::ok("TUN", "/dev/net/tun is there");
-    }
-    let check = Check::new("TUN", Verdict::Failed, "/dev/net/tun is not there");
-    Check { remedy: Some("load the module (`sudo modprobe tun`); in a container pass the device (`--device /dev/net/tun`)".into()), ..check }
-}
-
-async fn check_privileges(situation: &Situation) -> Check {
-    let escalation = situation.user.escalation();
-    if escalation == Escalation::Sudo {
-        match helper::ask_installed(Path::new(SOCKET)).await {
-            Installed::Given(_) => {
-                return Check::ok("privileges", "the installed helper serves you");
-            }
-            Installed::Refused(why) => {
-                let remedy = "`kvpn service status` tells more; without it sudo is used";
-                return Check::warning("privileges", why, remedy);
-            }
-            Installed::Absent => {}
-        }
-    }
-    match escalation {
-        Escalation::Direct => Check::ok("privileges", "root"),
-        Escalation::Sudo if Path::new("/usr/bin/sudo").exists() => Check::ok(
-            "privileges",
-            "TUN, routes and names will be set through sudo",
-        ),
-        Escalation::Sudo => {
-            let check = Check::new(
-                "privileges",
-                Verdict::Failed,
-                "not root, and there is no /usr/bin/sudo",
-            );
-            Check {
-                remedy: Some("install sudo, or connect as root".into()),
-                ..check
-            }
-        }
     }
 }
 

@@ -81,9 +81,7 @@ impl Openresolv {
 
     fn apply(&self, dns: &DnsConfig) -> Result<()> {
         let record = text::compose_record(dns, &self.others);
-        run(&["-m", "0", "-x", "-a", &self.record], &record)?;
-        // Another program's file, or the record was the same already: then nothing was written.
-        run(&["-u"], "")?;
+        write(&["-m", "0", "-x", "-a", &self.record], &record)?;
         ensure!(
             self.is_first(dns),
             "openresolv took the session's servers, but others come first in {RESOLV_CONF}; look into /etc/resolvconf.conf"
@@ -182,8 +180,19 @@ impl Dns for Openresolv {
 /// Takes a record away; it may be gone. Then everything is written anew: after a power cut the records are gone, and the file
 /// is not.
 pub(super) fn remove(record: &str) -> Result<()> {
-    run(&["-f", "-d", record], "")?;
-    run(&["-u"], "").map(drop)
+    write(&["-f", "-d", record], "")?;
+    let stays = records(&list()?).any(|(name, _)| name == record);
+    ensure!(!stays, "openresolv keeps the record {record}");
+    Ok(())
+}
+
+/// Changes the records, and has the file written: that is not done where the records stay the same, nor where another program
+/// wrote the file. Version 3.17 calls the latter a failure, though the records are changed: whoever calls this looks at what is there.
+fn write(arguments: &[&str], input: &str) -> Result<()> {
+    if let Err(error) = run(arguments, input) {
+        tracing::info!(error = format!("{error:#}"), "openresolv refuses at first");
+    }
+    run(&["-u"], "")
 }
 
 /// Whether openresolv looks after a resolv.conf.
