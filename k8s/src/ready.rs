@@ -70,20 +70,7 @@ impl Cluster {
         limit: Duration,
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<GatewayPod, Error> {
-        let mut rollout = Rollout::new(namespace);
-        match timeout(limit, self.follow(&mut rollout, true, progress)).await {
-            Ok(Ok(Verdict::Ready(gateway))) => Ok(*gateway),
-            Ok(Ok(Verdict::Broken(problem))) => {
-                let log = if problem.has_log {
-                    self.last_words(&rollout).await
-                } else {
-                    None
-                };
-                Err(rollout.error(problem, log))
-            }
-            Ok(Ok(Verdict::Step(_))) | Err(_) => Err(rollout.overdue(limit)),
-            Ok(Err(error)) => Err(error),
-        }
+        self.wait(namespace, limit, true, progress).await
     }
 
     /// As [`Cluster::wait_ready`], for a gateway that was ready before: what looks hopeless (it was killed again and
@@ -97,9 +84,28 @@ impl Cluster {
         limit: Duration,
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<GatewayPod, Error> {
+        self.wait(namespace, limit, false, progress).await
+    }
+
+    /// Waits; that it is broken is believed only if `hopeless` is a result.
+    async fn wait(
+        &self,
+        namespace: &str,
+        limit: Duration,
+        hopeless: bool,
+        progress: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<GatewayPod, Error> {
         let mut rollout = Rollout::new(namespace);
-        match timeout(limit, self.follow(&mut rollout, false, progress)).await {
+        match timeout(limit, self.follow(&mut rollout, hopeless, progress)).await {
             Ok(Ok(Verdict::Ready(gateway))) => Ok(*gateway),
+            Ok(Ok(Verdict::Broken(problem))) if hopeless => {
+                let log = if problem.has_log {
+                    self.last_words(&rollout).await
+                } else {
+                    None
+                };
+                Err(rollout.error(problem, log))
+            }
             Ok(Ok(Verdict::Broken(_) | Verdict::Step(_))) | Err(_) => Err(rollout.overdue(limit)),
             Ok(Err(error)) => Err(error),
         }

@@ -2,7 +2,7 @@
 """cluster.py GATEWAY ADDRESS: a played cluster in this network namespace, for the real `kvpn connect` where no Kubernetes can be.
 
 Real: the program kvpn-gateway, its tunnel, and the way to it through a port-forward. Played: an API server that shows the gateway's pod
-and two namespaces, forbids the rest and forwards to the gateway's ports; the cluster's DNS (kubernetes, web in default, db in orders);
+and two namespaces, forbids the rest and forwards to the gateway's ports; the cluster's DNS (kubernetes, web and far in default, db in orders);
 a web server at 10.96.0.7:80. ADDRESS is where the laptop finds API server (port 6443), the gateway's UDP port, and a DNS server of the
 internet that knows example.com. Prints `ready`. A line on standard input replaces the gateway's program by a new one that knows no
 session, and prints `ready` again; all ends with standard input.
@@ -13,7 +13,7 @@ import asyncio, base64, hashlib, json, signal, struct, subprocess, sys, tempfile
 GATEWAY, ADDRESS = sys.argv[1:]
 API, DNS, WEB = 6443, "10.96.0.10", "10.96.0.7"
 CLUSTER = {f"{name}.svc.cluster.local": address for name, address in
-           {"kubernetes.default": "10.96.0.1", "web.default": WEB, "db.orders": "10.96.0.8"}.items()}
+           {"kubernetes.default": "10.96.0.1", "web.default": WEB, "db.orders": "10.96.0.8", "far.default": "10.96.4.7"}.items()}
 INTERNET = {"example.com": "198.51.100.7"}
 
 

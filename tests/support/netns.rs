@@ -43,8 +43,18 @@ impl Sandbox {
 
     /// Starts a box whose names a real program of box.sh's looks after, which asks `10.99.1.53` in the box.
     pub(crate) fn with_names(name: &str, who: &str) -> Self {
+        Self::named(name, who, &[])
+    }
+
+    /// The same in a network that exists.
+    pub(crate) fn with_names_in(network: &str, name: &str, who: &str) -> Self {
+        Self::named(name, who, &["--netns", network])
+    }
+
+    fn named(name: &str, who: &str, options: &[&str]) -> Self {
         let name = format!("{name}-{who}");
-        let sandbox = Self::start(&name, &["--names", who, "--dns", "10.99.1.53"]);
+        let names = ["--names", who, "--dns", "10.99.1.53"];
+        let sandbox = Self::start(&name, &[options, &names].concat());
         sandbox.shell(PUBLIC_DNS).ok();
         sandbox
     }

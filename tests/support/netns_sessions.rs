@@ -1,70 +1,52 @@
-//! Whole sessions in a box, without Kubernetes: the real `kvpn` with its agent and helper, and in a network beside the box a real gateway, the
-//! cluster's name server, and what stands in for API servers (tests/osparts/apiserver.py). The servers lead to the one gateway: kvpn
-//! takes them for clusters of their own, with equal ranges.
+//! Whole sessions in a box, without Kubernetes: the real `kvpn` with its agent and helper, and a played cluster ([`kvpn::played`]). Its API
+//! server is reached at several addresses, which kvpn takes for clusters of their own, with equal ranges.
 //!
 //! It decides nothing about right or wrong: the tests do.
 
+use std::process::Command;
+
 use kvpn::outcome::Outcome;
-use kvpn::settings::checkout;
+use kvpn::played::Played;
 use serde_json::{Value, json};
 
 use crate::netns::{Sandbox, program};
 
-/// The contexts of the kubeconfig, each of a cluster of its own.
-const CONTEXTS: [(&str, u16); 3] = [("a", 6443), ("b", 6444), ("c", 6445)];
-
-/// The cluster's network: 203.0.113.1 is the box, 203.0.113.2 the gateway's pod, which is no private address and so not one of the cluster's
-/// ranges.
-const CLUSTERS: &str = "
-ip link add cluster0 type veth peer name cluster1
-ip addr add 203.0.113.1/24 dev cluster1
-ip link set cluster1 addrgenmode none; ip link set cluster1 up
-mkdir /run/cluster; cd /run/cluster; printf %s \"$1\" >kubeconfig
-printf 'nameserver 203.0.113.2\\nsearch kvpn.svc.cluster.local svc.cluster.local cluster.local\\n' >resolv.conf
-# Not used without TLS, but there have to be some, and the box has none.
-openssl req -config <(printf '[req]\ndistinguished_name=name\n[name]\n') -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \\
-  -subj /CN=box -keyout /dev/null -out ca.pem 2>/dev/null
-setsid -f unshare --net bash -c '
-  echo $$ >pid
-  until ip link show cluster0 >/dev/null 2>&1; do sleep 0.01; done
-  ip link set lo up; ip addr add 203.0.113.2/24 dev cluster0; ip link set cluster0 up
-  chroot $KVPN_BOX_ROOT dnsmasq -u root -C /dev/null --no-resolv --no-hosts --pid-file= --listen-address=203.0.113.2 --bind-interfaces --local=/#/ \\
-    --host-record=kubernetes.default.svc.cluster.local,10.96.0.1 --host-record=web.default.svc.cluster.local,10.96.0.7 \\
-    --host-record=far.default.svc.cluster.local,10.96.4.7
-  \"$1\" 203.0.113.2 6443 6444 6445 &
-  exec \"$0\" --datapath userspace --pod-ips 10.244.0.9 --pod-name kvpn-gateway-0 --pod-namespace kvpn --resolv-conf resolv.conf
-' \"$2\" \"$3\" >log 2>&1 </dev/null
-until [ -s pid ]; do sleep 0.01; done
-ip link set cluster0 netns $(cat pid)
-for port in 6443 6180; do
-  for i in $(seq 500); do
-    [ -z \"$(nsenter --net=/proc/$(cat pid)/ns/net ss -Htln sport = :$port)\" ] || continue 2
-    sleep 0.01
-  done
-  cat log >&2; exit 1
-done
-";
+/// The contexts of the kubeconfig, and where the API server of each is.
+const CONTEXTS: [(&str, &str); 3] = [("a", "192.0.2.1"), ("b", "192.0.2.3"), ("c", "192.0.2.4")];
 
 /// A box from which clusters can be reached, gone with its sessions when the test ends.
 pub(crate) struct Laptop {
     pub(crate) sandbox: Sandbox,
+    /// Ends after the box.
+    _cluster: Played,
 }
 
 impl Laptop {
     /// Starts a box of [`Sandbox::with_names`], and the clusters.
     pub(crate) fn start(name: &str, who: &str) -> Self {
-        let sandbox = Sandbox::with_names(name, who);
-        let gateway = program().with_file_name("kvpn-gateway");
-        assert!(
-            gateway.exists(),
-            "{} is not built: cargo build -p kvpn-gateway",
-            gateway.display()
-        );
-        let server = checkout().join("tests/osparts/apiserver.py");
-        let mut command = sandbox.command(&["bash", "-c", CLUSTERS, "clusters"]);
-        command.arg(kubeconfig().to_string());
-        Outcome::of(command.arg(gateway).arg(server)).ok();
-        Self { sandbox }
+        let cluster = Played::start(name, CONTEXTS[0].1);
+        let network = cluster.laptop();
+        let sandbox = Sandbox::with_names_in(&network, name, who);
+        for (_, address) in &CONTEXTS[1..] {
+            let address = format!("{address}/24");
+            let words = [
+                "-n",
+                cluster.network(),
+                "addr",
+                "add",
+                &address,
+                "dev",
+                "eth0",
+            ];
+            Outcome::of(Command::new("ip").args(words)).ok();
+        }
+        let write = "mkdir /run/cluster && printf %s \"$1\" >/run/cluster/kubeconfig";
+        let config = kubeconfig(&cluster).to_string();
+        sandbox.run(&["bash", "-c", write, "bash", &config]).ok();
+        Self {
+            sandbox,
+            _cluster: cluster,
+        }
     }
 
     /// Somebody with a home of their own, whose sessions nobody else's kvpn can ask.
@@ -141,22 +123,26 @@ impl Drop for Laptop {
     )]
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let logs = "tail -n 40 /run/cluster/*/.local/state/kvpn/*.log /run/cluster/log";
+            let logs = "tail -n 40 /run/cluster/*/.local/state/kvpn/*.log";
             eprintln!("{}", self.sandbox.shell(logs).stdout);
         }
     }
 }
 
-fn kubeconfig() -> Value {
-    let cluster = |(name, port)| {
-        let server = format!("http://203.0.113.2:{port}");
-        json!({"name": name, "cluster": {"server": server, "certificate-authority": "/run/cluster/ca.pem"}})
+fn kubeconfig(cluster: &Played) -> Value {
+    let mut config: Value = serde_json::from_str(&cluster.kubeconfig()).unwrap();
+    let (one, user) = (
+        config["clusters"][0]["cluster"].take(),
+        config["users"][0]["name"].clone(),
+    );
+    let cluster = |(name, address)| {
+        let mut cluster = one.clone();
+        cluster["server"] = json!(format!("http://{address}:6443"));
+        json!({"name": name, "cluster": cluster})
     };
-    let context = |(name, _)| json!({"name": name, "context": {"cluster": name, "user": "u"}});
-    json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "a",
-        "users": [{"name": "u", "user": {}}],
-        "clusters": CONTEXTS.map(cluster),
-        "contexts": CONTEXTS.map(context),
-    })
+    let context = |(name, _)| json!({"name": name, "context": {"cluster": name, "user": user}});
+    config["clusters"] = json!(CONTEXTS.map(cluster));
+    config["contexts"] = json!(CONTEXTS.map(context));
+    config["current-context"] = json!(CONTEXTS[0].0);
+    config
 }

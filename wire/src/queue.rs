@@ -7,7 +7,7 @@
 mod batch;
 mod ring;
 
-pub use batch::{Batch, BatchQueue};
+pub use batch::{BatchQueue, Transmit};
 pub(crate) use ring::Used;
 
 use std::collections::VecDeque;

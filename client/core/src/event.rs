@@ -24,22 +24,7 @@ impl fmt::Display for Path {
 }
 
 /// WireGuard datagrams to send, side by side.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Transmit<'a> {
-    /// Where to.
-    pub path: Path,
-    /// The datagrams, without the carrier's framing.
-    pub payload: &'a [u8],
-    /// Bytes of each datagram but the last, which may be shorter.
-    pub segment: usize,
-}
-
-impl<'a> Transmit<'a> {
-    /// The datagrams one by one.
-    pub fn datagrams(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        self.payload.chunks(self.segment)
-    }
-}
+pub type Transmit<'a> = kvpn_wire::queue::Transmit<'a, Path>;
 
 /// Something the shell has to do or may want to say.
 #[derive(Debug, Clone, PartialEq, Eq)]

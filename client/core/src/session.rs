@@ -263,13 +263,9 @@ impl Session {
     }
 
     pub(crate) fn poll_transmit(&mut self) -> Option<Transmit<'_>> {
-        let batch = self.transmits.pop()?;
-        self.sent_bytes += u64::try_from(batch.bytes.len()).expect("a length fits");
-        Some(Transmit {
-            path: batch.tag,
-            payload: batch.bytes,
-            segment: batch.segment,
-        })
+        let transmit = self.transmits.pop()?;
+        self.sent_bytes += u64::try_from(transmit.payload.len()).expect("a length fits");
+        Some(transmit)
     }
 
     pub(crate) fn has_transmits(&self) -> bool {

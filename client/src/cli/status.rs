@@ -8,7 +8,8 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::agent::contact::Contact;
-use crate::agent::lock::{self, Held, Holder};
+use crate::agent::first_report;
+use crate::agent::lock::{self, Held};
 use crate::agent::places::{Places, SessionName};
 use crate::agent::report::{
     CarrierReport, GatewayReport, NetworkReport, OverlapReport, SessionReport, State,
@@ -113,31 +114,10 @@ fn without_agent(places: &Places, name: &SessionName, held: Held) -> Option<Sess
             holder?,
         ),
     };
-    let Holder {
-        process,
-        context,
-        namespace,
-        server,
-        ..
-    } = holder;
     Some(SessionReport {
-        name: name.clone(),
         state,
         trouble: Some(trouble.to_owned()),
-        context,
-        namespace,
-        server,
-        pid: process.pid,
-        log: places.log(name),
-        connected_seconds: None,
-        gateway: None,
-        carrier: None,
-        carriers: Vec::new(),
-        offload: None,
-        network: None,
-        exposure: None,
-        traffic: TrafficReport::default(),
-        notes: Vec::new(),
+        ..first_report(places, name, &holder)
     })
 }
 

@@ -2,9 +2,11 @@
 //!
 //! Must not judge values ([`super::validate`]) nor know backends ([`crate::os`]).
 
+mod names;
+
 use std::future::pending;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,14 +21,13 @@ use super::journal::{self, Journal};
 use super::network::{Disturbance, Network};
 use super::patience::Patience;
 use super::protocol::{
-    Answer, DnsBackend, DnsConfig, Hello, MAX_ROUTES, NetworkConfig, News, Numbered, Request,
-    Settled, VERSION,
+    Answer, Hello, MAX_ROUTES, NetworkConfig, Numbered, Request, Settled, VERSION,
 };
 use super::upkeep::Upkeep;
 use super::validate::{self, Surroundings};
 use crate::os::platform::{self, INTERFACE, SystemRoutes, SystemTun, Unshared};
 use crate::os::signals::{Signal, SignalKind, signal};
-use crate::os::{Dns, Record, Routes, Snapshot, Taken, Tun, TunError};
+use crate::os::{Routes, Snapshot, Taken, Tun, TunError};
 
 /// An agent that does not read its answers for so long is taken for dead.
 const SEND_LIMIT: Duration = Duration::from_secs(2);
@@ -262,29 +263,15 @@ impl Server {
             notes: Vec::new(),
         };
         if let Some(dns) = config.dns {
-            let backend = self.open_dns(config.dns_backend).await?;
-            settled.dns_backend = backend.backend().to_owned();
-            settled.upstreams = backend.upstreams();
-            settled.split = backend.splits();
-            standing(&mut self.network)?.dns = Some(backend);
-            let set = self.replace_dns(dns).await?;
+            let set = self
+                .begin_dns(config.dns_backend, dns, &mut settled)
+                .await?;
             outcome.refused.extend(set.refused);
             outcome.notes.extend(set.notes);
         }
         settled.refused = cut(outcome.refused);
         settled.notes = cut(outcome.notes);
         Ok(settled)
-    }
-
-    async fn open_dns(&mut self, choice: DnsBackend) -> Result<Box<dyn Dns>> {
-        let network = standing(&mut self.network)?;
-        let session = network.journal.session();
-        match &self.place {
-            Place::Machine(state) => {
-                platform::open_dns(choice, network.link, state, &session).await
-            }
-            Place::Own(unshared) => Ok(unshared.dns()),
-        }
     }
 
     pub(super) async fn add_routes(&mut self, routes: Vec<IpNetwork>) -> Result<Outcome> {
@@ -361,66 +348,6 @@ impl Server {
             "this machine has no address family of the session's"
         );
         Ok(Outcome::default())
-    }
-
-    async fn set_dns(&mut self, dns: DnsConfig) -> Result<Outcome> {
-        if standing(&mut self.network)?.dns.is_some() {
-            return self.replace_dns(dns).await;
-        }
-        // Who had the names may have been killed, its helper too.
-        let undone = journal::undo_leftovers(&self.state).await?;
-        let backend = self.open_dns(DnsBackend::Auto).await?;
-        let name = backend.backend().to_owned();
-        standing(&mut self.network)?.dns = Some(backend);
-        match self.replace_dns(dns).await {
-            Ok(mut outcome) => {
-                let upstreams = standing(&mut self.network)?.upstreams();
-                self.tell_upstreams(upstreams).await?;
-                outcome.notes.extend(undone);
-                outcome.dns_backend = Some(name);
-                Ok(outcome)
-            }
-            Err(error) => {
-                if let Some(mut backend) = standing(&mut self.network)?.dns.take() {
-                    backend.revert().await?;
-                }
-                Err(error)
-            }
-        }
-    }
-
-    async fn tell_upstreams(&mut self, upstreams: Vec<SocketAddr>) -> Result<()> {
-        let news = News {
-            upstreams,
-            ..News::default()
-        };
-        self.answer(0, Answer::News(news), None).await
-    }
-
-    async fn replace_dns(&mut self, mut dns: DnsConfig) -> Result<Outcome> {
-        let network = standing(&mut self.network)?;
-        dns.servers
-            .retain(|server| network.has_family(IpNetwork::from(*server)));
-        let (dns, refused) =
-            validate::dns(dns, &network.addresses, &network.routes, &self.exceptions)?;
-        let Some(backend) = &mut network.dns else {
-            bail!("this session was configured without DNS");
-        };
-        network.patience = Patience::default();
-        let journal = &mut network.journal;
-        let before = backend.upstreams();
-        let notes = backend
-            .set(&dns, Record(&mut |undo| journal.record_dns(undo)))
-            .await?;
-        let upstreams = network.upstreams();
-        if upstreams != before {
-            self.tell_upstreams(upstreams).await?;
-        }
-        Ok(Outcome {
-            refused,
-            notes,
-            dns_backend: None,
-        })
     }
 
     /// Undoes everything, the newest first. Returns what the user should know; what failed stays in the journal.

@@ -36,19 +36,4 @@ impl fmt::Display for Path {
 }
 
 /// WireGuard datagrams that the shell is to send, side by side.
-#[derive(Debug, Clone, Copy)]
-pub struct Transmit<'a> {
-    /// Where they go.
-    pub path: Path,
-    /// What is sent, unframed.
-    pub payload: &'a [u8],
-    /// Bytes of each datagram but the last, which may be shorter.
-    pub segment: usize,
-}
-
-impl<'a> Transmit<'a> {
-    /// The datagrams one by one.
-    pub fn datagrams(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        self.payload.chunks(self.segment)
-    }
-}
+pub type Transmit<'a> = kvpn_wire::queue::Transmit<'a, Path>;

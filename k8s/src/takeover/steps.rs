@@ -82,12 +82,7 @@ impl Cluster {
         namespace: &str,
         service: &str,
     ) -> Result<Option<String>, Error> {
-        let found = self
-            .service(namespace, service)
-            .await?
-            .ok_or_else(|| Error::NotFound {
-                what: service_text(namespace, service),
-            })?;
+        let found = self.existing_service(namespace, service).await?;
         let Some(shadow) = shadow::shadow(&found)? else {
             return Ok(None);
         };
@@ -177,6 +172,13 @@ impl Cluster {
         again(|| self.try_swap(namespace, service, session, exposed)).await
     }
 
+    async fn existing_service(&self, namespace: &str, service: &str) -> Result<Object, Error> {
+        let found = self.service(namespace, service).await?;
+        found.ok_or_else(|| Error::NotFound {
+            what: service_text(namespace, service),
+        })
+    }
+
     async fn try_swap(
         &self,
         namespace: &str,
@@ -184,12 +186,7 @@ impl Cluster {
         session: &str,
         exposed: &Exposed,
     ) -> Result<(), Error> {
-        let found = self
-            .service(namespace, service)
-            .await?
-            .ok_or_else(|| Error::NotFound {
-                what: service_text(namespace, service),
-            })?;
+        let found = self.existing_service(namespace, service).await?;
         match plan::swap(&found, session, exposed)? {
             Some(patch) => self.patch_service(&found, &patch).await,
             None => Ok(()),

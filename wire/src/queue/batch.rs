@@ -25,19 +25,19 @@ pub struct BatchQueue<T> {
 
 /// Datagrams for one destination, side by side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Batch<'a, T> {
-    /// What they were pushed with.
-    pub tag: T,
-    /// At most 64 datagrams and 65,000 bytes, or one longer datagram.
-    pub bytes: &'a [u8],
+pub struct Transmit<'a, T> {
+    /// Where to: the tag that they were pushed with.
+    pub path: T,
+    /// The datagrams, without a carrier's framing. At most 64 and 65,000 bytes, or one longer datagram.
+    pub payload: &'a [u8],
     /// The length of every datagram but the last, which may be shorter; not 0.
     pub segment: usize,
 }
 
-impl<'a, T> Batch<'a, T> {
+impl<'a, T> Transmit<'a, T> {
     /// The datagrams one by one.
     pub fn datagrams(&self) -> std::slice::Chunks<'a, u8> {
-        self.bytes.chunks(self.segment)
+        self.payload.chunks(self.segment)
     }
 }
 
@@ -97,12 +97,12 @@ impl<T: PartialEq> BatchQueue<T> {
     }
 
     /// Takes the oldest batch; its bytes stay where they are until the next call that changes the queue.
-    pub fn pop(&mut self) -> Option<Batch<'_, T>> {
+    pub fn pop(&mut self) -> Option<Transmit<'_, T>> {
         let record = self.records.pop_front()?;
         self.datagrams -= record.datagrams;
-        Some(Batch {
-            tag: record.tag,
-            bytes: &self.slab[record.start..record.start + record.len],
+        Some(Transmit {
+            path: record.tag,
+            payload: &self.slab[record.start..record.start + record.len],
             segment: record.segment,
         })
     }

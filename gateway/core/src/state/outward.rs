@@ -51,11 +51,7 @@ impl GatewayState {
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit<'_>> {
         self.settle();
         while self.output.datagrams.is_empty() && self.serve_next(now) {}
-        self.output.datagrams.pop().map(|batch| Transmit {
-            path: batch.tag,
-            payload: batch.bytes,
-            segment: batch.segment,
-        })
+        self.output.datagrams.pop()
     }
 
     /// The carrier takes `bytes` of datagrams for `path` at present, with super-packets of at most `piece` bytes. What goes beyond, a

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -83,6 +83,16 @@ pub(super) enum Failure {
     },
 }
 
+impl Failure {
+    fn exchange<B>(mut error: TrySendError<Request<B>>, reused: bool) -> Self {
+        Self::Exchange {
+            unsent: error.take_message().is_some(),
+            error: error.into_error(),
+            reused,
+        }
+    }
+}
+
 impl To {
     pub(super) fn target(&self) -> Target {
         match self {
@@ -153,14 +163,7 @@ impl Upstreams {
                 });
                 Ok(Answer { response, lease })
             }
-            Err(mut error) => {
-                let unsent = error.take_message().is_some();
-                Err(Failure::Exchange {
-                    error: error.into_error(),
-                    unsent,
-                    reused,
-                })
-            }
+            Err(error) => Err(Failure::exchange(error, reused)),
         }
     }
 
@@ -176,14 +179,7 @@ impl Upstreams {
                 response,
                 lease: None,
             }),
-            Err(mut error) => {
-                let unsent = error.take_message().is_some();
-                Err(Failure::Exchange {
-                    error: error.into_error(),
-                    unsent,
-                    reused,
-                })
-            }
+            Err(error) => Err(Failure::exchange(error, reused)),
         }
     }
 

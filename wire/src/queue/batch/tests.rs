@@ -11,7 +11,7 @@ fn drain<T: PartialEq>(queue: &mut BatchQueue<T>) -> Vec<(T, Vec<usize>)> {
     let mut batches = Vec::new();
     while let Some(batch) = queue.pop() {
         let lengths = batch.datagrams().map(<[u8]>::len).collect();
-        batches.push((batch.tag, lengths));
+        batches.push((batch.path, lengths));
     }
     batches
 }
@@ -52,9 +52,9 @@ fn the_bytes_lie_side_by_side() {
             6
         }));
     }
-    let wanted = Batch {
-        tag: (),
-        bytes: b"first-secondthird.",
+    let wanted = Transmit {
+        path: (),
+        payload: b"first-secondthird.",
         segment: 6,
     };
     assert_eq!(queue.pop(), Some(wanted));
@@ -125,7 +125,7 @@ proptest! {
             } else if let Some(batch) = queue.pop() {
                 prop_assert!(batch.datagrams().all(|datagram| !datagram.is_empty()));
                 for datagram in batch.datagrams() {
-                    prop_assert_eq!(Some((batch.tag, datagram.to_vec())), model.pop_front());
+                    prop_assert_eq!(Some((batch.path, datagram.to_vec())), model.pop_front());
                 }
             } else {
                 prop_assert!(model.is_empty());
