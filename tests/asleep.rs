@@ -55,8 +55,8 @@ fn names_and_addresses_answer_again_after_a_sleep() {
     assert_works_again(&desk, 2, "systemd-resolved forgot the names");
 
     let (machine, played) = (&desk.machine, &mut desk.played);
-    machine.sleep_for(ASLEEP, || played.replace_gateway());
-    assert_works_again(&desk, 3, "the gateway forgot the session");
+    machine.sleep_for(ASLEEP, || played.pass_leases());
+    assert_works_again(&desk, 3, "the lease had passed");
     desk.ana("kvpn disconnect").ok();
     desk.assert_idle("disconnected");
 
