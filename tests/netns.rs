@@ -14,8 +14,12 @@ mod netns;
 mod netns_cluster;
 #[path = "support/netns_dns.rs"]
 mod netns_dns;
-#[path = "support/netns_names.rs"]
-mod netns_names;
+#[path = "support/netns_sessions.rs"]
+mod netns_sessions;
+#[path = "netns/routes.rs"]
+mod routes;
+#[path = "netns/sessions.rs"]
+mod sessions;
 #[expect(
     dead_code,
     reason = "of the simulator only cores, links and servers are used here"
@@ -30,11 +34,11 @@ use std::time::Duration;
 
 use kvpn::outcome::{Outcome, eventually};
 use netns::{Agent, Sandbox, pause, session};
-use netns_cluster::PlayedCluster;
+use netns_cluster::Served;
 use netns_dns::Stub;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use sim::{Setup, Sim};
+use sim::Setup;
 
 /// A second is what DESIGN.md gives a dead client to leave nothing.
 const SOON: Duration = Duration::from_secs(1);
@@ -465,7 +469,7 @@ fn two_sessions_have_two_interfaces_but_a_plain_resolv_conf_serves_one() {
     let sandbox = Sandbox::start("two", &[]);
     let before = sandbox.traces();
     let mut first = Agent::start(&sandbox);
-    first.configure(&session());
+    let upstreams = first.configure(&session())["upstreams"].clone();
     let standing = sandbox.traces();
     let mut other = session();
     other["addresses"] = json!(["198.19.0.6/30"]);
@@ -504,12 +508,24 @@ fn two_sessions_have_two_interfaces_but_a_plain_resolv_conf_serves_one() {
 
     let mut second = Agent::start(&sandbox);
     second.configure(&other);
+    let names =
+        json!({"request": "setDns", "servers": ["198.19.0.7"], "search": [], "routing": ["b"]});
+    let taken = second.ask(names.clone());
+    assert_eq!(taken["taken"], true, "{taken}");
     drop(first);
     assert!(
         eventually(SOON, || way().contains("kvpn1")),
         "then the younger's: {}",
         way()
     );
+    let mut set = Value::Null;
+    let free = || {
+        set = second.ask(names.clone());
+        set["answer"] == "done"
+    };
+    assert!(eventually(SOON, free), "and the file is free: {set}");
+    assert_eq!(set["dnsBackend"], "resolv.conf");
+    assert_eq!(second.news()["upstreams"], upstreams);
     drop(second);
     assert_as_before(&sandbox, &before, "both sessions ended");
 }
@@ -631,51 +647,25 @@ fn dig(sandbox: &Sandbox, name: &str) -> String {
     sandbox.shell(&line).ok().stdout
 }
 
-/// What an agent asks of its helper for a played cluster.
-fn played(sim: &Sim, domain: &str, namespace: &str) -> Value {
-    let addresses = sim.programs.addresses()[0];
-    json!({
-        "request": "configure",
-        "addresses": [format!("{}/30", addresses.client)],
-        "mtu": 1360,
-        "routes": [sim.setup.shown.unwrap_or("10.96.0.0/12")],
-        "dns": {
-            "servers": [addresses.dns_stub],
-            "search": ["default.svc.cluster.local"],
-            "routing": ["cluster.local", "svc", "pod", "default", namespace, domain],
-        },
-    })
-}
-
 /// Two clusters have 10.96.0.0/12, and an echo server at 10.96.0.7 with the same name. The second one's appears as 100.64.0.7.
 #[test]
 fn one_shell_reaches_two_clusters_with_equal_ranges_by_name() {
     let sandbox = Sandbox::with_resolved("twins");
     let before = sandbox.traces();
-    let first = Sim::new(Setup {
+    let first = Setup {
         own_domain: Some("a.kvpn.internal"),
         ..Setup::udp_only(1)
-    });
-    let second = Sim::new(Setup {
+    };
+    let second = Setup {
         own_domain: Some("b.kvpn.internal"),
         shown: Some("100.64.0.0/12"),
         avoid: vec!["198.19.0.0/28".parse().unwrap()],
         ..Setup::udp_only(2)
-    });
-    let mut agents = [Agent::start(&sandbox), Agent::start(&sandbox)];
-    let answers = [
-        agents[0].configure(&played(&first, "a.kvpn.internal", "payments")),
-        agents[1].configure(&played(&second, "b.kvpn.internal", "orders")),
-    ];
-    for answer in answers {
-        assert_eq!(texts(&answer, "refused"), "");
+    };
+    let sessions = [first, second].map(|setup| Served::start(&sandbox, setup));
+    for session in &sessions {
+        assert_eq!(texts(&session.settled, "refused"), "");
     }
-    let [one, two] = &agents;
-    let tun = |agent: &Agent| agent.tun.as_ref().unwrap().try_clone().unwrap();
-    let clusters = [
-        PlayedCluster::start(tun(one), first),
-        PlayedCluster::start(tun(two), second),
-    ];
     for (name, address, interface) in [
         ("echo.default.a.kvpn.internal", "10.96.0.7", "kvpn0"),
         ("echo.default.b.kvpn.internal", "100.64.0.7", "kvpn1"),
@@ -695,9 +685,8 @@ fn one_shell_reaches_two_clusters_with_equal_ranges_by_name() {
             format!("hello {name}")
         );
     }
-    drop(agents);
-    for cluster in clusters {
-        assert!(cluster.end() > 2, "both clusters served");
+    for session in sessions {
+        assert!(session.end() > 2, "both clusters served");
     }
     assert_as_before(&sandbox, &before, "both sessions ended");
 }

@@ -15,6 +15,8 @@ pub(crate) mod exposure;
 pub(crate) mod gateway;
 pub(crate) mod goodbye;
 pub(crate) mod guests;
+#[cfg_attr(windows, path = "agent/handover/windows.rs")]
+mod handover;
 pub(crate) mod keeper;
 pub(crate) mod laptop;
 pub(crate) mod launch;
@@ -30,11 +32,12 @@ pub(crate) mod report;
 pub(crate) mod session;
 pub(crate) mod stack;
 pub(crate) mod startup;
+#[cfg_attr(windows, path = "agent/transport/windows.rs")]
+pub(crate) mod transport;
 pub(crate) mod upgrade;
 pub(crate) mod upstream;
 pub(crate) mod virtual_ranges;
 
-use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -42,26 +45,28 @@ use std::time::{Instant, SystemTime};
 use anyhow::{Context as _, bail};
 use futures::{SinkExt as _, StreamExt as _};
 use kvpn_k8s::Cluster;
-use tokio::net::{UnixListener, UnixStream};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::board::{Board, End};
+use crate::agent::changes::Listeners;
 use crate::agent::control::{Caller, Control, Lines};
 use crate::agent::driver::Figures;
+use crate::agent::handover::Given;
 use crate::agent::keeper::{Keeper, Routing};
 use crate::agent::lock::{Holder, Lock};
 use crate::agent::message::{Reply, Request, Start};
-use crate::agent::network::Network;
+use crate::agent::network::{Network, Place};
 use crate::agent::places::{Places, SessionName};
 use crate::agent::report::{SessionReport, State, TrafficReport};
 use crate::agent::session::Peer;
 use crate::agent::startup::{Standing, Startup};
+use crate::agent::transport::Listener;
 use crate::cli::failure::Failure;
 use crate::cli::log;
 use crate::helper::HelperConnection;
 use crate::os::platform::Process;
+use crate::os::signals::{SignalKind, signal};
 
 /// The agent's clock, and the only one.
 #[expect(
@@ -81,33 +86,25 @@ pub(crate) fn wall_clock() -> SystemTime {
     SystemTime::now()
 }
 
-/// The agent's process: standard input is a control connection, standard output the helper's socket.
+/// The agent's process.
 ///
 /// # Errors
 ///
 /// It was not started by `kvpn connect`. Failures of the session are told over the control connection.
 pub(crate) fn run() -> anyhow::Result<ExitCode> {
-    let stdin = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
-    let helper = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?;
-    let nothing = std::fs::File::open("/dev/null")?;
-    rustix::stdio::dup2_stdin(&nothing)?;
-    rustix::stdio::dup2_stdout(rustix::stdio::stderr())?;
-    // From now on the terminal's signals and its end are not ours.
-    let _ = rustix::process::setsid();
+    let given = handover::take()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let outcome = runtime.block_on(serve(stdin, helper));
+    let outcome = runtime.block_on(serve(given));
     runtime.shutdown_background();
     outcome
 }
 
-async fn serve(stdin: OwnedFd, helper: OwnedFd) -> anyhow::Result<ExitCode> {
-    let stream = std::os::unix::net::UnixStream::from(stdin);
-    stream.set_nonblocking(true)?;
-    let mut launcher = control::lines(
-        UnixStream::from_std(stream).context("the agent is started by `kvpn connect` only")?,
-    );
+async fn serve(given: Given) -> anyhow::Result<ExitCode> {
+    let (launcher, lease) =
+        (given.open().await).context("the agent is started by `kvpn connect` only")?;
+    let mut launcher = control::lines(launcher);
     let start = match read_request(&mut launcher).await? {
         Request::Start(start) => *start,
         Request::Expose(wanted) => return exposure::serve_detached(*wanted, launcher).await,
@@ -115,7 +112,7 @@ async fn serve(stdin: OwnedFd, helper: OwnedFd) -> anyhow::Result<ExitCode> {
             bail!("the agent was not told which session to hold")
         }
     };
-    let helper = HelperConnection::from_fd(helper)?;
+    let helper = HelperConnection::open(lease)?;
     let reply = match Agent::prepare(start) {
         Ok(Some(agent)) => return Ok(agent.live(launcher, helper).await),
         Ok(None) => Reply::Occupied,
@@ -142,7 +139,7 @@ struct Agent {
     figures: Figures,
     name: SessionName,
     lock: Lock,
-    listener: UnixListener,
+    listener: Listener,
 }
 
 impl Agent {
@@ -219,11 +216,12 @@ impl Agent {
     ) -> (Result<Option<String>, Failure>, Option<HelperConnection>) {
         let driver = standing.driver.clone();
         let (peer_tx, peer_rx) = watch::channel(Peer::new(&standing.gateway, &standing.keys.grant));
-        let (changed, moved) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let changes = tokio::spawn(changes::watch(
-            standing.driver.clone(),
-            vec![Arc::clone(&changed), Arc::clone(&moved)],
-        ));
+        let [changed, moved, ranges] = std::array::from_fn(|_| Arc::new(Notify::new()));
+        let listeners = Listeners {
+            moved: vec![Arc::clone(&changed), Arc::clone(&moved)],
+            ranges: Some(Arc::clone(&ranges)),
+        };
+        let changes = tokio::spawn(changes::watch(standing.driver.clone(), listeners));
         let (wish_tx, wish_rx) = watch::channel(standing.wish.clone());
         let upstream_rx = standing.upstream_tx.subscribe();
         let stop = CancellationToken::new();
@@ -234,11 +232,16 @@ impl Agent {
             route_rx: standing.route_rx,
             wish_rx,
             standing: standing.wish,
-            outside: standing.outside,
             changed: moved,
             upstream_tx: standing.upstream_tx,
             domain: standing.names.domain.clone(),
-            host: standing.host,
+            own_domain: standing.names.own_domain.clone(),
+            names_note: standing.host.as_ref().map(|host| {
+                host.note(&standing.names.domain, standing.names.own_domain.as_deref())
+            }),
+            place: standing.host.map_or(Place::Own, Place::Guest),
+            name: self.name.clone(),
+            places: self.start.places.clone(),
         };
         let network = tokio::spawn(network.serve(stop.clone()));
         let keeper = Keeper {
@@ -257,8 +260,11 @@ impl Agent {
                 start: Arc::clone(&self.start),
                 wish_tx,
                 names: standing.names,
+                survey: standing.survey,
+                notes: standing.notes,
                 resolvers: standing.resolvers,
                 upstream_rx,
+                ranges,
             }),
         };
         let keeper = tokio::spawn(keeper.keep());
@@ -312,8 +318,7 @@ impl Agent {
 /// Has the session's file take what is logged from now on.
 fn log_to(places: &Places, name: &SessionName) -> anyhow::Result<()> {
     let file = places.open_log(name)?;
-    rustix::stdio::dup2_stdout(&file)?;
-    rustix::stdio::dup2_stderr(&file)?;
+    handover::redirect(&file)?;
     Ok(())
 }
 

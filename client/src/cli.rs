@@ -1,24 +1,17 @@
 //! The command line: its types, whose doc comments are the manual, and the way from a parsed command to
 //! the file that carries it out. Nothing here talks to a cluster or to the system.
 
-#[cfg(unix)]
 pub(crate) mod access;
-#[cfg(unix)]
 pub(crate) mod connect;
-#[cfg(unix)]
 pub(crate) mod disconnect;
-#[cfg(unix)]
 pub(crate) mod doctor;
 pub(crate) mod env;
 pub(crate) mod environment;
-#[cfg(unix)]
 pub(crate) mod expose;
-#[cfg(unix)]
 mod exposures;
 pub(crate) mod failure;
 pub(crate) mod gateway;
 pub(crate) mod kube;
-#[cfg(unix)]
 pub(crate) mod list;
 pub(crate) mod log;
 pub(crate) mod manual;
@@ -26,17 +19,13 @@ pub(crate) mod manual;
 mod missing;
 pub(crate) mod output;
 pub(crate) mod progress;
-#[cfg(unix)]
 pub(crate) mod proxy;
-#[cfg(unix)]
 pub(crate) mod restore;
 #[cfg(unix)]
 pub(crate) mod run;
 #[cfg(unix)]
 pub(crate) mod service;
-#[cfg(unix)]
 pub(crate) mod status;
-#[cfg(unix)]
 pub(crate) mod unexpose;
 #[cfg_attr(windows, path = "cli/user/windows.rs")]
 pub(crate) mod user;
@@ -74,7 +63,7 @@ use crate::cli::user::User;
 #[cfg_attr(
     windows,
     command(
-        after_help = "Sessions (connect, expose, run, proxy) are not there for Windows yet; in WSL2, kvpn for Linux has them."
+        after_help = "`kvpn run`, `kvpn service` and `connect --at-login` are not there for Windows; `kvpn connect` needs wintun.dll and a terminal opened with 'Run as administrator'."
     )
 )]
 pub(crate) struct Cli {
@@ -119,23 +108,15 @@ fn namespace(text: &str) -> Result<String, String> {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    #[cfg(unix)]
     Connect(connect::ConnectArgs),
-    #[cfg(unix)]
     Disconnect(disconnect::DisconnectArgs),
-    #[cfg(unix)]
     Status(status::StatusArgs),
-    #[cfg(unix)]
     Expose(expose::ExposeArgs),
-    #[cfg(unix)]
     Unexpose(unexpose::UnexposeArgs),
-    #[cfg(unix)]
     Restore(restore::RestoreArgs),
-    #[cfg(unix)]
     List(list::ListArgs),
     #[command(subcommand)]
     Gateway(gateway::GatewayCommand),
-    #[cfg(unix)]
     Doctor(doctor::DoctorArgs),
     Env(env::EnvArgs),
     #[cfg(unix)]
@@ -143,7 +124,6 @@ pub(crate) enum Command {
     #[cfg(unix)]
     #[command(subcommand)]
     Service(service::ServiceCommand),
-    #[cfg(unix)]
     Proxy(proxy::ProxyArgs),
     Completion(manual::CompletionArgs),
     Man(manual::ManArgs),
@@ -151,7 +131,6 @@ pub(crate) enum Command {
     /// The privileged process that opens the TUN and sets routes and names (started by `connect`)
     #[command(hide = true)]
     Helper(HelperArgs),
-    #[cfg(unix)]
     /// The process that holds a session (started by `connect`)
     #[command(hide = true)]
     Agent,
@@ -164,10 +143,7 @@ pub(crate) enum Command {
 impl Command {
     /// Whether this process has a log of its own.
     pub(crate) fn is_agent(&self) -> bool {
-        #[cfg(unix)]
-        return matches!(self, Self::Agent);
-        #[cfg(windows)]
-        false
+        matches!(self, Self::Agent)
     }
 }
 
@@ -209,14 +185,11 @@ pub(crate) fn run(parsed: Cli) -> anyhow::Result<ExitCode> {
     match parsed.command {
         #[cfg(unix)]
         Command::Helper(args) => return run_helper(&args),
-        #[cfg(unix)]
         Command::Agent => return crate::agent::run(),
         Command::Completion(args) => return manual::completion(&args),
         Command::Man(args) => return manual::man(&args),
         #[cfg(windows)]
         Command::Missing(words) => return missing::run(&words),
-        Command::Gateway(_) | Command::Env(_) => {}
-        #[cfg(unix)]
         Command::Connect(_)
         | Command::Disconnect(_)
         | Command::Status(_)
@@ -224,10 +197,12 @@ pub(crate) fn run(parsed: Cli) -> anyhow::Result<ExitCode> {
         | Command::Unexpose(_)
         | Command::Restore(_)
         | Command::List(_)
+        | Command::Gateway(_)
         | Command::Doctor(_)
-        | Command::Run(_)
-        | Command::Service(_)
+        | Command::Env(_)
         | Command::Proxy(_) => {}
+        #[cfg(unix)]
+        Command::Run(_) | Command::Service(_) => {}
     }
     let environment = Environment::read()?;
     let user = User::of_caller(&environment)?;
@@ -241,20 +216,6 @@ pub(crate) fn run(parsed: Cli) -> anyhow::Result<ExitCode> {
         user,
     };
     match parsed.command {
-        Command::Gateway(command) => block_on(gateway::run(situation, command)),
-        Command::Env(args) => block_on(env::run(situation, args)),
-        Command::Completion(_) | Command::Man(_) => Ok(ExitCode::SUCCESS),
-        #[cfg(windows)]
-        Command::Missing(_) => Ok(ExitCode::SUCCESS),
-        #[cfg(unix)]
-        command => run_on_unix(situation, command),
-    }
-}
-
-/// The commands around sessions, which no other system has yet.
-#[cfg(unix)]
-fn run_on_unix(situation: Situation, command: Command) -> anyhow::Result<ExitCode> {
-    match command {
         Command::Connect(args) => block_on(connect::run(situation, args)),
         Command::Disconnect(args) => block_on(disconnect::run(situation, args)),
         Command::Status(args) => block_on(status::run(situation, args)),
@@ -262,16 +223,19 @@ fn run_on_unix(situation: Situation, command: Command) -> anyhow::Result<ExitCod
         Command::Unexpose(args) => block_on(unexpose::run(situation, args)),
         Command::Restore(args) => block_on(restore::run(situation, args)),
         Command::List(args) => block_on(list::run(situation, args)),
+        Command::Gateway(command) => block_on(gateway::run(situation, command)),
         Command::Doctor(args) => block_on(doctor::run(situation, args)),
-        Command::Run(args) => run::run(situation, args),
-        Command::Service(command) => service::run(&situation, &command),
+        Command::Env(args) => block_on(env::run(situation, args)),
         Command::Proxy(args) => block_on(proxy::run(situation, args)),
-        Command::Gateway(_)
-        | Command::Env(_)
-        | Command::Completion(_)
-        | Command::Man(_)
-        | Command::Helper(_)
-        | Command::Agent => Ok(ExitCode::SUCCESS),
+        #[cfg(unix)]
+        Command::Run(args) => run::run(situation, args),
+        #[cfg(unix)]
+        Command::Service(command) => service::run(&situation, &command),
+        #[cfg(unix)]
+        Command::Helper(_) => Ok(ExitCode::SUCCESS),
+        #[cfg(windows)]
+        Command::Missing(_) => Ok(ExitCode::SUCCESS),
+        Command::Completion(_) | Command::Man(_) | Command::Agent => Ok(ExitCode::SUCCESS),
     }
 }
 

@@ -2,20 +2,11 @@
 //!
 //! A library only so that the program stays thin and benches can run [`tunnel`]; users meet the program.
 
-#![cfg_attr(
-    windows,
-    expect(dead_code, reason = "sessions have no backends there yet")
-)]
-
-#[cfg(unix)]
 mod agent;
 mod cli;
 mod cluster;
-#[cfg(unix)]
 mod helper;
-#[cfg(unix)]
 mod os;
-#[cfg(unix)]
 mod proxy;
 #[cfg(unix)]
 pub mod tunnel;
@@ -30,8 +21,12 @@ pub fn run() -> ExitCode {
     if !parsed.command.is_agent() {
         cli::log::to_stderr(&parsed.globals);
     }
-    match cli::run(parsed) {
+    let code = match cli::run(parsed) {
         Ok(code) => code,
         Err(error) => cli::failure::report(&error),
+    };
+    match cli::output::lost() {
+        Some(why) => cli::failure::report_lost(why, code),
+        None => code,
     }
 }

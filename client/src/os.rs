@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::BorrowedFd;
 
 use anyhow::Result;
 use futures::FutureExt as _;
@@ -17,26 +16,40 @@ use kvpn_wire::range::is_tunnel;
 use serde::{Deserialize, Serialize};
 
 mod durable;
+#[cfg_attr(windows, path = "os/windows/hold.rs")]
+pub(crate) mod hold;
+#[cfg(unix)]
 mod installing;
 #[cfg(target_os = "linux")]
 pub(crate) mod linux;
+#[cfg_attr(windows, path = "os/windows/private.rs")]
+pub(crate) mod private;
+#[cfg_attr(windows, path = "os/windows/signals.rs")]
+pub(crate) mod signals;
 #[cfg(target_os = "linux")]
 pub(crate) use linux as platform;
 #[cfg(target_os = "macos")]
 pub(crate) mod macos;
 #[cfg(target_os = "macos")]
 pub(crate) use macos as platform;
+#[cfg(windows)]
+pub(crate) mod windows;
+#[cfg(windows)]
+pub(crate) use windows as platform;
 
 // What only reads text and writes files is tested here too.
-#[cfg(all(test, not(target_os = "macos")))]
+#[cfg(all(test, target_os = "linux"))]
 #[path = "os/macos/job.rs"]
 mod macos_job;
-#[cfg(all(test, not(target_os = "macos")))]
+#[cfg(all(test, target_os = "linux"))]
 #[path = "os/macos/netstat.rs"]
 mod macos_netstat;
-#[cfg(all(test, not(target_os = "macos")))]
+#[cfg(all(test, target_os = "linux"))]
 #[path = "os/macos/resolver.rs"]
 mod macos_resolver;
+#[cfg(all(test, not(windows)))]
+#[path = "os/windows/rule.rs"]
+mod windows_rule;
 
 /// Which names go to which servers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +62,7 @@ pub(crate) struct DnsConfig {
     pub(crate) routing: Vec<String>,
 }
 
-/// A TUN interface that vanishes with the last descriptor of it.
+/// A TUN interface that vanishes when nobody has it open any more.
 pub(crate) trait Tun: Sized {
     /// Opens a new interface of this name: down, without addresses. With `offload` the system joins packets for us, as
     /// far as it can.
@@ -63,8 +76,9 @@ pub(crate) trait Tun: Sized {
     fn index(&self) -> Result<u32>;
     /// What the system does for us.
     fn offload(&self) -> TunOffload;
-    /// The descriptor whose reads and writes are packets as [`Self::offload`] has them; non-blocking.
-    fn descriptor(&self) -> BorrowedFd<'_>;
+    /// What its packets, as [`Self::offload`] has them, come from and go to: a non-blocking descriptor where there are such. The
+    /// interface lives as long as it.
+    fn into_handle(self) -> platform::TunHandle;
 }
 
 /// Why there is no TUN.
@@ -72,6 +86,7 @@ pub(crate) trait Tun: Sized {
 pub(crate) enum TunError {
     /// Another interface has the name.
     #[error("an interface named {0} exists already")]
+    #[cfg_attr(windows, expect(dead_code, reason = "wintun does not tell"))]
     Occupied(String),
     /// The system refused.
     #[error("{what}: {source}")]

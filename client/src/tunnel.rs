@@ -74,8 +74,8 @@ pub async fn run(
     let state = ClientState::new(config(settings), now());
     let (driver, handle) = Driver::new(state, UdpCarrier::open(true), outlets);
     let driving = tokio::spawn(tokio::task::unconstrained(driver.run()));
-    let descriptor = tun.descriptor().try_clone_to_owned()?;
-    handle.tell(Command::Tun(descriptor, tun.offload())).await;
+    let offload = tun.offload();
+    handle.tell(Command::Tun(tun.into_handle(), offload)).await;
     if let Some(forward) = forward {
         handle.tell(Command::Api(forward)).await;
     }

@@ -1,4 +1,5 @@
 //! The program as users run it, as far as that needs neither a cluster nor a change of the machine's network.
+#![cfg(unix)]
 #![expect(
     clippy::unwrap_used,
     reason = "clippy knows the tests, but not the functions that they share"

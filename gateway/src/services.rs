@@ -28,7 +28,6 @@ pub(crate) use handle::{ServicesHandle, Wish};
 pub(crate) use kubernetes::Kubernetes;
 use port::{Port, Ways};
 use standby::Standby;
-pub(crate) use view::View;
 use view::Views;
 
 /// News that wait.

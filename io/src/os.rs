@@ -8,3 +8,7 @@ pub(crate) use linux::*;
 mod macos;
 #[cfg(target_os = "macos")]
 pub(crate) use macos::*;
+#[cfg(windows)]
+mod windows;
+#[cfg(windows)]
+pub(crate) use windows::*;

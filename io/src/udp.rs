@@ -6,16 +6,14 @@
 use std::fmt;
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kvpn_wire::pmtud;
 use kvpn_wire::wireguard::OVERHEAD;
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
-use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
-use crate::os::{enlarge_buffers, forbid_fragments, forgo_timestamps};
+use crate::os::{AsDescriptor, TOO_LONG, enlarge_buffers, forbid_fragments, forgo_timestamps};
 
 /// Messages that one call receives, each of up to 64 datagrams.
 const MESSAGES: usize = 8;
@@ -54,7 +52,7 @@ pub struct Unsent {
     pub error: io::Error,
 }
 
-impl<S: AsFd> Datagrams<S> {
+impl<S: AsDescriptor> Datagrams<S> {
     /// Takes a non-blocking, bound socket over. Without `offload` every datagram is a system call.
     pub fn new(socket: S, offload: bool) -> Self {
         enlarge_buffers(&socket, KERNEL_BUFFER);
@@ -196,10 +194,10 @@ impl<S: AsFd> Datagrams<S> {
 }
 
 fn is_too_long(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(Errno::MSGSIZE.raw_os_error())
+    error.raw_os_error() == Some(TOO_LONG)
 }
 
-fn open_batches(socket: &impl AsFd) -> io::Result<UdpSocketState> {
+fn open_batches(socket: &impl AsDescriptor) -> io::Result<UdpSocketState> {
     let batches = UdpSocketState::new(UdpSockRef::from(socket))?;
     forgo_timestamps(socket);
     Ok(batches)

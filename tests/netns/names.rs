@@ -9,23 +9,24 @@ use serde_json::{Value, json};
 
 use crate::assert_as_before;
 use crate::netns::Sandbox;
-use crate::netns_names::Served;
+use crate::netns_cluster::Served;
+use crate::sim::Setup;
 
 /// One line a name: addresses by glibc, then by dig over UDP and over TCP, then how dig's question for AAAA ends, then what a
 /// program with musl (Alpine's C library) gets, which asks for A and AAAA at once and tries no search list for a name with a dot.
 const TABLE: &str = "
 glibc=getent; [ -z \"$(pidof systemd-resolved)\" ] || glibc=\"chroot $KVPN_BOX_ROOT getent\"
-for name in web web.default web.default.svc web.default.svc.cluster.local db.orders db.orders.svc db-0.db.orders db-0.db nosuch.default.svc example.com; do
+for name in echo echo.default echo.default.svc echo.default.svc.cluster.local db.orders db.orders.svc db-0.db.orders db-0.db nosuch.default.svc example.com; do
   ask() { chroot $KVPN_BOX_ROOT dig +search +time=3 +tries=1 \"$@\" $name; }
   echo $name $($glibc ahostsv4 $name | awk 'NR == 1 {print $1}') / $(ask +short A) / $(ask +short +tcp A) / \\
     $(ask AAAA | awk '/status:/ {print $6} /^;; flags/ {print $(NF-5), $(NF-4)}') / $(chroot $KVPN_BOX_ROOT musl-lookup $name)
 done";
 
 const EXPECTED: &str = "\
-web 10.96.0.7 / 10.96.0.7 / 10.96.0.7 / NOERROR, ANSWER: 0, / 10.96.0.7
-web.default 10.96.0.7 / 10.96.0.7 / 10.96.0.7 / NOERROR, ANSWER: 0, / 10.96.0.7
-web.default.svc 10.96.0.7 / 10.96.0.7 / 10.96.0.7 / NOERROR, ANSWER: 0, / 10.96.0.7
-web.default.svc.cluster.local 10.96.0.7 / 10.96.0.7 / 10.96.0.7 / NOERROR, ANSWER: 0, / 10.96.0.7
+echo 10.96.0.7 / 10.96.0.7 / 10.96.0.7 / NOERROR, ANSWER: 0, / 10.96.0.7
+echo.default 10.96.0.7 / 10.96.0.7 / 10.96.0.7 / NOERROR, ANSWER: 0, / 10.96.0.7
+echo.default.svc 10.96.0.7 / 10.96.0.7 / 10.96.0.7 / NOERROR, ANSWER: 0, / 10.96.0.7
+echo.default.svc.cluster.local 10.96.0.7 / 10.96.0.7 / 10.96.0.7 / NOERROR, ANSWER: 0, / 10.96.0.7
 db.orders 10.96.0.8 / 10.96.0.8 / 10.96.0.8 / NOERROR, ANSWER: 0, / 10.96.0.8
 db.orders.svc 10.96.0.8 / 10.96.0.8 / 10.96.0.8 / NOERROR, ANSWER: 0, / 10.96.0.8
 db-0.db.orders 10.96.0.9 / 10.96.0.9 / 10.96.0.9 / NOERROR, ANSWER: 0, / 10.96.0.9
@@ -124,7 +125,7 @@ fn all_names_resolve_whoever_looks_after_them_and_a_killed_helper_leaves_nothing
             ))
             .ok();
         let before = sandbox.traces();
-        let served = Served::start(&sandbox);
+        let served = Served::start(&sandbox, Setup::udp_only(7));
         let when = format!("{who} {prepare}");
         assert_eq!(served.settled["dnsBackend"], backend, "{when}");
         assert_names_resolve(&sandbox, who, &when);
@@ -201,7 +202,7 @@ fn what_another_program_writes_is_followed_and_what_comes_back_in_the_end() {
                 .shell("echo 'nameserver 10.99.1.53' >/etc/resolv.conf")
                 .ok();
         }
-        let mut served = Served::start(&sandbox);
+        let mut served = Served::start(&sandbox, Setup::udp_only(7));
         sandbox.shell(how).ok();
         // A program may write several times.
         let mut was_again = false;
@@ -252,7 +253,7 @@ fn a_resolver_that_was_started_again_gets_the_names_again() {
         ),
     ] {
         let sandbox = Sandbox::with_names("restart", who);
-        let mut served = Served::start(&sandbox);
+        let mut served = Served::start(&sandbox, Setup::udp_only(7));
         sandbox.shell(restart).ok();
         assert_eq!(served.news()["again"], json!(true), "{who}");
         let mut table = String::new();
@@ -277,7 +278,7 @@ fn a_fight_is_given_up_and_said() {
                >/dev/null 2>&1 </dev/null",
         )
         .ok();
-    let mut served = Served::start(&sandbox);
+    let mut served = Served::start(&sandbox, Setup::udp_only(7));
     let told = |news: &Value| news["notes"].to_string();
     let mut news = served.news();
     while !told(&news).contains("kvpn leaves them") {

@@ -57,6 +57,8 @@ pub(crate) struct Setup {
     pub(crate) shown: Option<&'static str>,
     /// The session's own domain.
     pub(crate) own_domain: Option<&'static str>,
+    /// Whether the operating system asks the session for the cluster's names only.
+    pub(crate) split_dns: bool,
     /// Ranges from which the gateway gives no tunnel addresses.
     pub(crate) avoid: Vec<IpNetwork>,
 }
@@ -76,6 +78,7 @@ impl Setup {
             path_mtu: true,
             shown: None,
             own_domain: None,
+            split_dns: true,
             avoid: Vec::new(),
         }
     }
@@ -261,7 +264,7 @@ impl Sim {
     /// Somebody else's program sends a packet into the TUN.
     #[allow(
         dead_code,
-        reason = "tests/netns.rs has programs of its own; the simulator's send by themselves"
+        reason = "the tests of namespaces have programs of their own; the simulator's send by themselves"
     )]
     pub(crate) fn send(&mut self, packet: &mut [u8]) {
         self.client
@@ -701,7 +704,7 @@ fn client_config(setup: &Setup, private_key: PrivateKey, grant: SessionGrant) ->
         },
         netmap: Netmap::new(mapping.into_iter().collect(), Vec::new()),
         ranges: vec![shown.unwrap_or(real)],
-        split_dns: true,
+        split_dns: setup.split_dns,
         host_routes: true,
     }
 }

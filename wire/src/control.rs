@@ -26,8 +26,8 @@ mod exposure;
 pub use exposure::{
     ACTIVE_STATE, ALL_EXPOSURES_PATH, CONNECTION_EVENT, ConnectionEvent, Destination, EVENTS_PATH,
     EXPOSURES_PATH, Expose, Exposed, ExposedPort, ExposureConflict, ExposureList, ExposureStatus,
-    LOST_EVENT, ListeningPort, LostEvents, MAX_EXPOSED_PORTS, REQUEST_EVENT, RequestEvent,
-    STATE_EVENT, StateEvent, UnusableExposure, exposure_path,
+    LOST_EVENT, ListeningPort, LiveEvent, LostEvents, MAX_EXPOSED_PORTS, REQUEST_EVENT,
+    RequestEvent, STATE_EVENT, StateEvent, UnusableExposure, exposure_path,
 };
 
 use std::collections::BTreeMap;

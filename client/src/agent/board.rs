@@ -99,6 +99,11 @@ impl Board {
         let _ = self.reply_tx.send(Reply::Note { text });
     }
 
+    /// What a note said is so no more.
+    pub(crate) fn withdraw(&self, text: &str) {
+        self.inner().report.notes.retain(|note| note != text);
+    }
+
     /// Traffic and names work.
     pub(crate) fn connected(&self, now: Instant) {
         let mut inner = self.inner();

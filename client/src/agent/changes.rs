@@ -1,8 +1,10 @@
-//! Notices that the machine's network changed or that the machine slept, and has every path tried at once.
+//! Notices that the machine's network changed or that the machine slept, and has every path tried at once; and that other interfaces
+//! have other ranges than before, such as a VPN's.
 //!
-//! Decides only what counts as a change: not what kvpn itself does, nor what leaves addresses and default routes as
-//! they were (renewed leases, containers that start).
+//! Decides only what counts as a change: not what kvpn itself does, nor what leaves addresses and routes as they were (renewed leases,
+//! containers that start).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::agent::driver::{Command, Handle};
-use crate::agent::laptop::{self, Outline};
+use crate::agent::laptop::{self, Occupied, Outline};
 use crate::os::platform::{self, time_asleep};
 
 /// Changes come in bursts: this long nothing must come before one is looked at, unless it has lasted too long.
@@ -21,8 +23,17 @@ const LOOK: Duration = Duration::from_secs(2);
 /// A sleep that leaves connections as they were.
 const NAP: Duration = Duration::from_secs(1);
 
-/// Tells the driver, and whoever else wants to know, of changes until it is cancelled.
-pub(crate) async fn watch(driver: Handle, changed: Vec<Arc<Notify>>) {
+/// Who wants to know of changes, besides the driver.
+#[derive(Debug, Default)]
+pub(crate) struct Listeners {
+    /// What carriers depend on changed, or the machine slept.
+    pub(crate) moved: Vec<Arc<Notify>>,
+    /// Others' ranges changed, or may have before the watch began.
+    pub(crate) ranges: Option<Arc<Notify>>,
+}
+
+/// Tells of changes until it is cancelled.
+pub(crate) async fn watch(driver: Handle, listeners: Listeners) {
     let mut watch = match Watch::begin().await {
         Ok(watch) => watch,
         Err(error) => {
@@ -33,44 +44,65 @@ pub(crate) async fn watch(driver: Handle, changed: Vec<Arc<Notify>>) {
             return;
         }
     };
-    while let Some(why) = watch.next().await {
-        tracing::info!(why, "every carrier is tried again");
-        driver.tell(Command::NetworkChanged).await;
-        for changed in &changed {
-            changed.notify_one();
+    let ranges = listeners.ranges.iter();
+    ranges.for_each(|ranges| ranges.notify_one());
+    while let Some(Change { moved, ranges }) = watch.next().await {
+        if let Some(why) = moved {
+            tracing::info!(why, "every carrier is tried again");
+            driver.tell(Command::NetworkChanged).await;
+            listeners.moved.iter().for_each(|moved| moved.notify_one());
+        }
+        if ranges {
+            let ranges = listeners.ranges.iter();
+            ranges.for_each(|ranges| ranges.notify_one());
         }
     }
+}
+
+/// What changed.
+#[derive(Debug, Default)]
+struct Change {
+    /// What carriers depend on: in words.
+    moved: Option<&'static str>,
+    /// Others' ranges.
+    ranges: bool,
 }
 
 struct Watch {
     changes: platform::Changes,
     outline: Outline,
+    occupied: BTreeSet<Occupied>,
     asleep: Duration,
 }
 
 impl Watch {
     async fn begin() -> anyhow::Result<Self> {
+        let changes = platform::Changes::open()?;
+        let (outline, occupied) = laptop::outline().await?;
         Ok(Self {
-            changes: platform::Changes::open()?,
-            outline: laptop::outline().await?,
+            changes,
+            outline,
+            occupied,
             asleep: time_asleep(),
         })
     }
 
-    /// The next change that matters, in words; `None` when none will be told any more.
-    async fn next(&mut self) -> Option<&'static str> {
+    /// The next change that matters; `None` when none will be told any more.
+    async fn next(&mut self) -> Option<Change> {
         loop {
             tokio::select! {
                 change = self.changes.next() => {
                     change?;
-                    if self.is_another_network().await {
-                        return Some("the network changed");
+                    let change = self.look().await;
+                    if change.moved.is_some() || change.ranges {
+                        return Some(change);
                     }
                 }
                 () = tokio::time::sleep(LOOK) => {
                     let before = std::mem::replace(&mut self.asleep, time_asleep());
                     if self.asleep.saturating_sub(before) > NAP {
-                        return Some("the machine slept");
+                        let moved = Some("the machine slept");
+                        return Some(Change { moved, ranges: false });
                     }
                 }
             }
@@ -78,19 +110,24 @@ impl Watch {
     }
 
     /// Waits for the end of a burst, then compares.
-    async fn is_another_network(&mut self) -> bool {
+    async fn look(&mut self) -> Change {
         let end = Instant::now() + LONGEST_BURST;
         while Instant::now() < end
             && let Ok(Some(())) = tokio::time::timeout(CALM, self.changes.next()).await
         {}
         match laptop::outline().await {
-            Ok(outline) => std::mem::replace(&mut self.outline, outline) != self.outline,
+            Ok((outline, occupied)) => {
+                let moved = std::mem::replace(&mut self.outline, outline) != self.outline;
+                let ranges = std::mem::replace(&mut self.occupied, occupied) != self.occupied;
+                let moved = moved.then_some("the network changed");
+                Change { moved, ranges }
+            }
             Err(error) => {
                 tracing::debug!(
                     error = format!("{error:#}"),
                     "the network cannot be looked at"
                 );
-                false
+                Change::default()
             }
         }
     }

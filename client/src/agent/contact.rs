@@ -1,17 +1,16 @@
 //! A command's side of a control connection.
 
 use std::io;
-use std::os::unix::net::UnixStream as StdStream;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use futures::{SinkExt as _, StreamExt as _};
-use tokio::net::UnixStream;
 
 use crate::agent::control::{Lines, lines};
 use crate::agent::message::{Reply, Request};
 use crate::agent::places::{Places, SessionName};
 use crate::agent::report::SessionReport;
+use crate::agent::transport::{self, Stream};
 
 /// How long a living agent may take to say how its session is.
 const STATUS_LIMIT: Duration = Duration::from_secs(5);
@@ -30,7 +29,7 @@ impl Contact {
     /// There is a socket that cannot be used: somebody else's.
     pub(crate) async fn open(places: &Places, name: &SessionName) -> anyhow::Result<Option<Self>> {
         let path = places.socket(name);
-        match UnixStream::connect(&path).await {
+        match transport::connect(&path).await {
             Ok(stream) => Ok(Some(Self {
                 lines: lines(stream),
             })),
@@ -47,16 +46,11 @@ impl Contact {
         }
     }
 
-    /// Takes over the launcher's end of an agent's standard input.
-    ///
-    /// # Errors
-    ///
-    /// The descriptor cannot be watched.
-    pub(crate) fn of_child(stream: StdStream) -> anyhow::Result<Self> {
-        stream.set_nonblocking(true)?;
-        Ok(Self {
-            lines: lines(UnixStream::from_std(stream)?),
-        })
+    /// Takes over the launcher's end of a connection with the agent that it started.
+    pub(crate) fn with_child(stream: Stream) -> Self {
+        Self {
+            lines: lines(stream),
+        }
     }
 
     /// Asks for something.

@@ -2,16 +2,12 @@
 //!
 //! Decides nothing about the session; passes wishes on to the [`Board`].
 
-use std::fs::Permissions;
-use std::io;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::{SinkExt as _, StreamExt as _};
-use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::task::JoinSet;
 use tokio_util::codec::{Framed, LinesCodec};
@@ -21,6 +17,7 @@ use crate::agent::driver::{self, Figures};
 use crate::agent::message::{MAX_LINE, Reply, Request};
 use crate::agent::places::SessionName;
 use crate::agent::report::SessionReport;
+use crate::agent::transport::{self, Listener, Stream};
 
 /// Connections at a time; a further one waits.
 const MAX_CONNECTIONS: usize = 32;
@@ -28,10 +25,10 @@ const MAX_CONNECTIONS: usize = 32;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A control connection: lines of JSON.
-pub(crate) type Lines = Framed<UnixStream, LinesCodec>;
+pub(crate) type Lines = Framed<Stream, LinesCodec>;
 
 /// Makes lines of a stream.
-pub(crate) fn lines(stream: UnixStream) -> Lines {
+pub(crate) fn lines(stream: Stream) -> Lines {
     Framed::new(stream, LinesCodec::new_with_max_length(MAX_LINE))
 }
 
@@ -41,15 +38,9 @@ pub(crate) fn lines(stream: UnixStream) -> Lines {
 /// # Errors
 ///
 /// The socket cannot be made.
-pub(crate) fn listen(path: &Path) -> anyhow::Result<UnixListener> {
-    let bound = match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Ok(()) | Err(_) => UnixListener::bind(path),
-    };
-    let listener =
-        bound.with_context(|| format!("the control socket {} cannot be made", path.display()))?;
-    std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    Ok(listener)
+pub(crate) fn listen(path: &Path) -> anyhow::Result<Listener> {
+    transport::listen(path)
+        .with_context(|| format!("the control socket {} cannot be made", path.display()))
 }
 
 /// Who is at the other end of a connection.
@@ -103,7 +94,7 @@ impl Control {
     }
 
     /// Takes connections in; never ends.
-    pub(crate) async fn serve(&mut self, listener: &UnixListener) {
+    pub(crate) async fn serve(&mut self, listener: &Listener) {
         loop {
             while self.connections.try_join_next().is_some() {}
             if self.connections.len() >= MAX_CONNECTIONS {
@@ -180,7 +171,8 @@ impl Connection {
             Ok(Request::Guest(guest)) => {
                 self.guest = Some(guest.session.clone());
                 self.board.guests.admit(guest);
-                true
+                // The end of this connection is its sign that the file is free: it must not wait for others.
+                self.follow_to_the_end()
             }
             Ok(Request::Start(_) | Request::Expose(_)) | Err(_) => {
                 tracing::warn!("a control connection said something that is not in the protocol");

@@ -6,36 +6,33 @@
 mod api;
 mod flows;
 mod handle;
+mod message;
+#[cfg_attr(windows, path = "driver/tun/windows.rs")]
 mod tun;
 mod udp;
+#[cfg_attr(windows, path = "driver/watch/windows.rs")]
 mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use ipnetwork::IpNetwork;
-use kvpn_client_core::{ClientState, Event, Names, Netmap, Path, QueryType, Resolution};
-use kvpn_io::tun::TunOffload;
-use kvpn_k8s::Forward;
-use kvpn_wire::control::SessionGrant;
-use kvpn_wire::packet::Protocol;
-use kvpn_wire::wireguard::PrivateKey;
-use tokio::net::UdpSocket;
+use kvpn_client_core::{ClientState, Event, Path, Resolution};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant as Timer, Sleep, sleep_until};
 
 use crate::agent::driver::api::ApiCarrier;
-use crate::agent::driver::flows::{DialledTx, Flows};
+use crate::agent::driver::flows::Flows;
 use crate::agent::driver::tun::TunDevice;
 use crate::agent::now;
 
 pub(crate) use handle::{Figures, Handle, Reading, fill};
+pub(crate) use message::{
+    Command, HostRoutes, News, Occurrence, Outlets, Question, Replacement, outlets,
+};
 pub(crate) use udp::UdpCarrier;
 
 /// Rounds of the loop before other tasks get their turn.
@@ -46,141 +43,6 @@ const TUN_READS: usize = 64;
 const TUN_BYTES: usize = 64 << 10;
 /// Receptions, each of several messages, before the other sources get their turn.
 const RECEPTIONS: usize = 4;
-/// Commands and occurrences that wait.
-const QUEUE: usize = 256;
-
-/// What the driver is told.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// The TUN is there, and gives and takes packets like this.
-    Tun(OwnedFd, TunOffload),
-    /// A new `api` carrier; replaces an old one.
-    Api(Forward),
-    /// The cluster's names changed.
-    Names(Names),
-    /// A new session, with the same or a new gateway.
-    Replace(Box<Replacement>),
-    /// Addresses at which the gateway may answer UDP.
-    UdpCandidates(Vec<SocketAddr>),
-    /// Ranges that are routed into the tunnel.
-    Ranges(Vec<IpNetwork>, Netmap),
-    /// A link or an address changed, or the machine slept.
-    NetworkChanged,
-    /// Host routes stand, or could not be set.
-    HostRoutes {
-        /// As in [`Event::HostRoutes`].
-        ticket: u64,
-        /// Whether they stand.
-        ok: bool,
-    },
-    /// What a former resolver answered, if it did.
-    Answered {
-        /// As in [`Event::Upstream`].
-        id: u64,
-        /// The DNS message.
-        answer: Option<Vec<u8>>,
-    },
-    /// Open a connection into the tunnel, and hand it over once it is open.
-    Dial(SocketAddr, DialledTx),
-    /// Open a flow of datagrams into the tunnel.
-    DialUdp(SocketAddr, oneshot::Sender<io::Result<UdpSocket>>),
-    /// What addresses of this kind has this name of the cluster's?
-    Resolve(String, QueryType, oneshot::Sender<Resolution>),
-    /// Ports of the laptop's programs to which the gateway may open flows.
-    Expose(BTreeSet<(Protocol, u16)>),
-    /// How is it going?
-    Status(oneshot::Sender<Reading>),
-    /// That was all.
-    Stop,
-}
-
-/// A new session.
-#[derive(Debug)]
-pub(crate) struct Replacement {
-    /// The session's own key.
-    pub(crate) private_key: PrivateKey,
-    /// What was granted for it.
-    pub(crate) grant: SessionGrant,
-    /// Random 24-bit prefix of session indices.
-    pub(crate) index: u32,
-}
-
-/// What the driver tells.
-#[derive(Debug)]
-pub(crate) enum Occurrence {
-    /// The tunnel works.
-    Established(Path),
-    /// Packets take another path.
-    PathChanged(Path, Path),
-    /// No path answers.
-    Quiet,
-    /// The `api` carrier is wanted.
-    ApiWanted,
-    /// The `api` carrier broke, for this reason.
-    ApiLost(String),
-}
-
-/// Addresses that need a route before a name is answered with them.
-#[derive(Debug)]
-pub(crate) struct HostRoutes {
-    /// To be handed back.
-    pub(crate) ticket: u64,
-    /// Single addresses.
-    pub(crate) addresses: Vec<std::net::IpAddr>,
-}
-
-/// A question for a former resolver.
-#[derive(Debug)]
-pub(crate) struct Question {
-    /// To be handed back.
-    pub(crate) id: u64,
-    /// The DNS message.
-    pub(crate) query: Vec<u8>,
-    /// Whether it came over TCP.
-    pub(crate) tcp: bool,
-}
-
-/// Where the driver's news go. All bounded; what does not fit is answered with failure at once.
-#[derive(Debug)]
-pub(crate) struct Outlets {
-    /// driver --news of paths--> keeper
-    pub(crate) occurrence_tx: mpsc::Sender<Occurrence>,
-    /// driver --addresses to route--> the network task
-    pub(crate) route_tx: mpsc::Sender<HostRoutes>,
-    /// driver --foreign questions--> the names task
-    pub(crate) question_tx: mpsc::Sender<Question>,
-}
-
-/// The receiving ends of [`Outlets`].
-#[derive(Debug)]
-pub(crate) struct News {
-    /// driver --news of paths--> keeper
-    pub(crate) occurrence_rx: mpsc::Receiver<Occurrence>,
-    /// driver --addresses to route--> the network task
-    pub(crate) route_rx: mpsc::Receiver<HostRoutes>,
-    /// driver --foreign questions--> the names task
-    pub(crate) question_rx: mpsc::Receiver<Question>,
-}
-
-/// Channels for a driver's news.
-pub(crate) fn outlets() -> (Outlets, News) {
-    let (occurrence_tx, occurrence_rx) = mpsc::channel(QUEUE);
-    let (route_tx, route_rx) = mpsc::channel(QUEUE);
-    let (question_tx, question_rx) = mpsc::channel(QUEUE);
-    (
-        Outlets {
-            occurrence_tx,
-            route_tx,
-            question_tx,
-        },
-        News {
-            occurrence_rx,
-            route_rx,
-            question_rx,
-        },
-    )
-}
-
 /// The loop's possessions.
 pub(crate) struct Driver {
     state: ClientState,
@@ -200,7 +62,7 @@ pub(crate) struct Driver {
 impl Driver {
     /// A driver without TUN and `api` carrier: both come by [`Command`].
     pub(crate) fn new(state: ClientState, udp: UdpCarrier, outlets: Outlets) -> (Self, Handle) {
-        let (command_tx, command_rx) = mpsc::channel(QUEUE);
+        let (command_tx, command_rx) = mpsc::channel(message::QUEUE);
         let timer = Box::pin(sleep_until(Timer::now()));
         let driver = Self {
             state,
@@ -257,8 +119,8 @@ impl Driver {
     fn command(&mut self, command: Command) {
         let now = now();
         match command {
-            Command::Tun(descriptor, offload) => {
-                self.tun = TunDevice::new(descriptor, offload);
+            Command::Tun(handle, offload) => {
+                self.tun = TunDevice::new(handle, offload);
                 self.state.set_abilities(offload.abilities());
             }
             Command::Api(stream) => {

@@ -28,7 +28,6 @@ use crate::agent::places::Places;
 use crate::cli::failure::{Failure, USAGE};
 use crate::cli::log;
 
-pub(crate) use events::LiveEvent;
 pub(crate) use exposing::Exposing;
 pub(crate) use process::{Process, interrupted, serve_detached};
 

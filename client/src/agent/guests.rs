@@ -1,5 +1,6 @@
 //! Two sessions and one /etc/resolv.conf: the session that has it, the host, passes names that it does not know on to its guests, which
-//! are told of over its control socket. A guest is one for as long as that connection lives.
+//! are told of over its control socket. A guest is one for as long as that connection lives; what it does then is in
+//! [`network`](crate::agent::network).
 //!
 //! Names that the host answers itself, `cluster.local` above all, are never passed on.
 
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::contact::Contact;
 use crate::agent::message::Request;
+use crate::agent::others;
 use crate::agent::places::{Places, SessionName};
 use crate::helper::DnsConfig;
 
@@ -101,23 +103,42 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// Asks `host` to take `guest` in.
+    /// Asks the session that has the machine's names to take `guest` in; `None` when none of the user's has them.
     ///
     /// # Errors
     ///
     /// It is gone.
-    pub(crate) async fn find(
+    pub(crate) async fn of_machine(
         places: &Places,
-        host: SessionName,
-        guest: SessionName,
-    ) -> anyhow::Result<Self> {
-        let contact = Contact::open(places, &host).await?;
-        let contact = contact.ok_or_else(|| anyhow::anyhow!("the session {host} has ended"))?;
-        Ok(Self {
+        guest: &SessionName,
+        dns: &DnsConfig,
+    ) -> anyhow::Result<Option<Self>> {
+        let Some(session) = others::holder_of_resolv_conf(places, guest).await else {
+            return Ok(None);
+        };
+        let contact = Contact::open(places, &session).await?;
+        let contact = contact.ok_or_else(|| anyhow::anyhow!("the session {session} has ended"))?;
+        let mut host = Self {
             contact,
-            guest,
-            session: host,
-        })
+            guest: guest.clone(),
+            session,
+        };
+        host.tell(dns).await?;
+        Ok(Some(host))
+    }
+
+    /// How the guest has names, in `kvpn status`.
+    pub(crate) fn backend(&self) -> String {
+        format!("resolv.conf of session {}", self.session)
+    }
+
+    /// What that means for the user.
+    pub(crate) fn note(&self, domain: &str, own_domain: Option<&str>) -> String {
+        format!(
+            "/etc/resolv.conf is the session {}'s, which passes this one's names on: SERVICE.NAMESPACE unless it has the namespace itself, and SERVICE.NAMESPACE.{} always; names without a dot, *.svc and *.{domain} are that session's",
+            self.session,
+            own_domain.unwrap_or_default(),
+        )
     }
 
     /// Says which names are the guest's.

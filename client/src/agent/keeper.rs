@@ -21,7 +21,7 @@ use crate::agent::message::{Access, Carrier};
 use crate::agent::session::{self, Keys, Peer};
 use crate::agent::{gateway, laptop, now};
 
-pub(crate) use routing::Routing;
+pub(crate) use routing::{Routing, Survey};
 
 /// How often the right to the session is proved anew.
 const RENEWAL: Duration = Duration::from_secs(600);
@@ -87,6 +87,7 @@ impl Keeper {
                     self.look_again().await;
                     renewal = Instant::now() + again;
                 }
+                () = routing::others_changed(self.routing.as_ref()) => self.plan_again().await,
                 () = self.changed.notified() => {
                     // A stream that a change of networks killed breaks without a word.
                     self.call_anew();

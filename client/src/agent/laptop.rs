@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use kvpn_wire::range;
 
-use crate::os::{Routes as _, Snapshot, platform};
+use crate::os::{Route, Routes as _, Snapshot, platform};
 
 /// A range that an interface of this machine, other than kvpn's, leads to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Occupied {
     /// The range.
     pub(crate) range: IpNetwork,
@@ -25,6 +25,8 @@ pub(crate) struct Laptop {
     /// What else has a route beside the default one: other VPNs, above all. Kvpn's own are left out, and so are routes that no
     /// route of kvpn's could take precedence over, because another table has them.
     pub(crate) routes: Vec<Occupied>,
+    /// What interfaces of kvpn's sessions lead to, this one's and other users' among them; their tunnel addresses left out.
+    pub(crate) sessions: Vec<Occupied>,
     /// Single addresses that the machine itself has or speaks to: its own, next hops, neighbours that the kernel knows.
     pub(crate) in_use: Vec<IpAddr>,
     /// Everything that has an address or a route here, sessions of kvpn among it.
@@ -92,9 +94,21 @@ pub(crate) async fn look() -> anyhow::Result<Laptop> {
 /// What an interface other than kvpn's has.
 fn occupied(snapshot: &Snapshot, link: Option<u32>, range: IpNetwork) -> Option<Occupied> {
     let is_others = link.is_none_or(|link| !snapshot.is_sessions(link));
+    is_others.then(|| named(snapshot, link, range)).flatten()
+}
+
+/// What an interface of a session routes.
+fn routed(snapshot: &Snapshot, route: &Route) -> Option<Occupied> {
+    let is_sessions = route.link.is_some_and(|link| snapshot.is_sessions(link));
+    (is_sessions && route.in_main_table && !range::is_tunnel(route.destination.ip()))
+        .then(|| named(snapshot, route.link, route.destination))
+        .flatten()
+}
+
+fn named(snapshot: &Snapshot, link: Option<u32>, range: IpNetwork) -> Option<Occupied> {
     let name = link.and_then(|link| snapshot.links.get(&link));
     let interface = name.map_or_else(|| "another interface".to_owned(), Clone::clone);
-    (is_others && is_routable(range.ip())).then(|| Occupied {
+    is_routable(range.ip()).then(|| Occupied {
         range: subnet(range),
         interface,
     })
@@ -113,6 +127,11 @@ impl Laptop {
             .filter(|route| !subnets.contains(route));
         Self {
             routes: routes.collect(),
+            sessions: snapshot
+                .routes
+                .iter()
+                .filter_map(|route| routed(snapshot, route))
+                .collect(),
             in_use: in_use(snapshot),
             taken: taken(snapshot),
             subnets,
@@ -153,13 +172,18 @@ pub(crate) async fn snapshot() -> anyhow::Result<Snapshot> {
     platform::SystemRoutes::open()?.snapshot().await
 }
 
-/// Looks at what carriers depend on.
+/// Looks at what carriers depend on, and at what other interfaces have.
 ///
 /// # Errors
 ///
 /// The system does not list interfaces or routes.
-pub(crate) async fn outline() -> anyhow::Result<Outline> {
-    Ok(Outline::of(&snapshot().await?))
+pub(crate) async fn outline() -> anyhow::Result<(Outline, BTreeSet<Occupied>)> {
+    let snapshot = snapshot().await?;
+    let Laptop {
+        subnets, routes, ..
+    } = Laptop::of(&snapshot, Vec::new());
+    let occupied = subnets.into_iter().chain(routes).collect();
+    Ok((Outline::of(&snapshot), occupied))
 }
 
 fn is_routable(address: IpAddr) -> bool {
@@ -176,7 +200,7 @@ fn subnet(address: IpNetwork) -> IpNetwork {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::os::{Address, Route};
+    use crate::os::Address;
 
     fn snapshot(addresses: &[(u32, &str)], routes: &[(&str, u32, Option<&str>)]) -> Snapshot {
         let links = [
@@ -253,6 +277,11 @@ mod tests {
         };
         assert_eq!(laptop.subnets, [occupied("192.168.1.0/24", "wlan0")]);
         assert_eq!(laptop.routes, [occupied("10.96.4.0/24", "veth1")]);
+        let sessions = [
+            occupied("10.96.0.0/12", "kvpn0"),
+            occupied("100.64.0.0/12", "utun7"),
+        ];
+        assert_eq!(laptop.sessions, sessions);
         for used in ["192.168.1.7", "192.168.1.1", "192.168.1.30"] {
             assert!(laptop.in_use.contains(&used.parse().unwrap()), "{used}");
         }

@@ -1,15 +1,12 @@
-//! Starts an agent for a command: `kvpn agent` as the session's user, with a control connection as its standard
-//! input and the helper's socket as its standard output.
+//! Starts an agent for a command, as the session's user, and waits for its end.
 
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
-use anyhow::Context as _;
-
 use crate::agent::contact::Contact;
+use crate::agent::handover;
 use crate::cli::user::User;
+use crate::helper::Lease;
 
 /// How long an agent may take to end by itself.
 const END_LIMIT: Duration = Duration::from_secs(15);
@@ -20,29 +17,20 @@ const LOOK: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) struct Launched {
     child: Child,
-    /// The control connection that is its standard input.
+    /// The control connection with it.
     pub(crate) contact: Contact,
 }
 
-/// Starts an agent. It waits for a `Start` request.
+/// Starts an agent, which waits for a request; one to hold a session needs a helper.
 ///
 /// # Errors
 ///
 /// The process cannot be started.
-pub(crate) fn launch(user: &User, helper: OwnedFd) -> anyhow::Result<Launched> {
-    let (ours, theirs) = UnixStream::pair().context("a socketpair for the agent cannot be made")?;
-    let program = std::env::current_exe().context("the path of this program is not known")?;
-    let mut command = Command::new(program);
-    command
-        .arg("agent")
-        .stdin(OwnedFd::from(theirs))
-        .stdout(helper)
-        .stderr(Stdio::inherit());
-    user.dress(&mut command);
-    let child = command.spawn().context("the agent cannot be started")?;
+pub(crate) async fn launch(user: &User, helper: Option<Lease>) -> anyhow::Result<Launched> {
+    let (child, stream) = handover::start(user, helper).await?;
     Ok(Launched {
         child,
-        contact: Contact::of_child(ours)?,
+        contact: Contact::with_child(stream),
     })
 }
 

@@ -3,16 +3,14 @@
 //! The kernel drops the lock when the process ends, however it ends; the file may stay behind.
 
 use std::fs::File;
-use std::io::{Read as _, Seek as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use kvpn_k8s::Cluster;
-use rustix::fs::FlockOperation;
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::os::hold;
 use crate::os::platform::Process;
 
 /// Who holds a session. Enough to show one whose agent is dead.
@@ -73,18 +71,9 @@ impl Lock {
     }
 
     fn open(path: &Path, holder: &Holder) -> anyhow::Result<Option<File>> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        }
+        let Some(file) = hold::hold(path)? else {
+            return Ok(None);
+        };
         write(&file, holder)?;
         Ok(Some(file))
     }
@@ -126,17 +115,14 @@ pub(crate) enum Held {
 
 /// Looks at a lock without disturbing it for longer than that.
 pub(crate) fn look(path: &Path) -> Held {
-    let Ok(mut file) = File::open(path) else {
+    let Ok((text, is_held)) = hold::read(path) else {
         return Held::Absent;
     };
-    let mut text = String::new();
-    let holder = file
-        .read_to_string(&mut text)
-        .ok()
-        .and_then(|_| serde_json::from_str(&text).ok());
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
-        Ok(()) => Held::Dead(holder),
-        Err(_) => Held::Alive(holder),
+    let holder = serde_json::from_slice(&text).ok();
+    if is_held {
+        Held::Alive(holder)
+    } else {
+        Held::Dead(holder)
     }
 }
 

@@ -1,5 +1,7 @@
 //! The agent's use of its helper: routes for single addresses as names need them; addresses, ranges and names as
-//! gateway and cluster change; and the news that the helper is gone.
+//! gateway and cluster change; and the news that the helper is gone. Who has the machine's names: [`succession`].
+
+mod succession;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -14,9 +16,11 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::board::{Board, End};
 use crate::agent::check;
 use crate::agent::driver::{Command, Handle, HostRoutes};
-use crate::agent::guests::Host;
+use crate::agent::places::{Places, SessionName};
 use crate::agent::report::VirtualRange;
 use crate::helper::{Changed, DnsConfig, HelperConnection, News};
+
+pub(crate) use succession::Place;
 
 /// Host routes that one session may collect: each is a line in the machine's routing table.
 const MAX_HOST_ROUTES: usize = 4096;
@@ -30,6 +34,8 @@ pub(crate) struct Wish {
     pub(crate) routes: Vec<IpNetwork>,
     /// Which of the cluster's ranges are virtual ones there.
     pub(crate) netmap: Netmap,
+    /// What stays outside the tunnel even if a name has such an address.
+    pub(crate) outside: Vec<IpNetwork>,
     /// What the system's resolver is told.
     pub(crate) dns: DnsConfig,
 }
@@ -45,16 +51,22 @@ pub(crate) struct Network {
     pub(crate) wish_rx: watch::Receiver<Wish>,
     /// What of it stands.
     pub(crate) standing: Wish,
-    /// What stays outside the tunnel even if a name has such an address.
-    pub(crate) outside: Vec<IpNetwork>,
-    /// The session that has /etc/resolv.conf, if another one has.
-    pub(crate) host: Option<Host>,
+    /// How names come to programs.
+    pub(crate) place: Place,
+    /// What the user was told of that.
+    pub(crate) names_note: Option<String>,
+    /// The session.
+    pub(crate) name: SessionName,
+    /// Where the user's other sessions are found.
+    pub(crate) places: Places,
     /// The machine's network changed, or it slept.
     pub(crate) changed: Arc<Notify>,
     /// this task --the resolvers that the machine would ask without the session--> those who ask them
     pub(crate) upstream_tx: watch::Sender<Vec<SocketAddr>>,
     /// The cluster's domain.
     pub(crate) domain: String,
+    /// The session's own.
+    pub(crate) own_domain: Option<String>,
 }
 
 /// Names were set again: tries them as programs do.
@@ -85,18 +97,29 @@ impl Network {
                 Some(wanted) = self.route_rx.recv() => self.add_hosts(wanted, &mut hosts).await,
                 Ok(()) = self.wish_rx.changed() => self.follow().await,
                 () = self.changed.notified() => self.set_names_again().await,
-                () = gone(self.host.as_mut()) => self.without_host(),
+                () = self.place.over() => self.succeed().await,
             }
         }
     }
 
-    /// Something else than this session changed the machine's names.
+    /// Something else than this session changed its network.
     fn heard(&self, news: News) {
         let News {
             upstreams,
             again,
+            routes_again,
+            lost,
             notes,
         } = news;
+        if let Some(why) = lost {
+            self.board.end(End::Trouble(why));
+        }
+        if routes_again > 0 {
+            tracing::info!(
+                routes_again,
+                "something removed routes of the session; they were set again"
+            );
+        }
         for note in notes {
             self.board.note(note);
         }
@@ -129,7 +152,10 @@ impl Network {
 
     /// A virtual address stands for one that may.
     fn may_enter(&self, address: IpAddr) -> bool {
-        self.standing.netmap.real(address).is_some() || !range::contains(&self.outside, address)
+        let Wish {
+            netmap, outside, ..
+        } = &self.standing;
+        netmap.real(address).is_some() || !range::contains(outside, address)
     }
 
     async fn add_routes(&mut self, addresses: &[IpAddr]) -> bool {
@@ -191,7 +217,7 @@ impl Network {
         tracing::info!(
             new = new.len(),
             gone = gone.len(),
-            "the cluster's ranges changed"
+            "what is routed into the tunnel changed"
         );
         let added = self.helper.add_routes(new).await;
         let removed = self.helper.remove_routes(gone).await;
@@ -216,16 +242,6 @@ impl Network {
         self.driver.tell(Command::Ranges(wished, netmap)).await;
     }
 
-    /// The names of this session cannot be asked for any more; its addresses can.
-    fn without_host(&mut self) {
-        if let Some(host) = self.host.take() {
-            self.board.note(format!(
-                "the session {}, which had /etc/resolv.conf and passed this one's names on, has ended: they resolve again after `kvpn disconnect` and `kvpn connect` of this session",
-                host.session
-            ));
-        }
-    }
-
     /// Who wakes or moves may find that others wrote its names meanwhile, and gave up or not.
     async fn set_names_again(&mut self) {
         if let Err(error) = self.tell_names(self.standing.dns.clone()).await {
@@ -234,9 +250,11 @@ impl Network {
     }
 
     async fn tell_names(&mut self, dns: DnsConfig) -> anyhow::Result<Changed> {
-        match &mut self.host {
-            Some(host) => host.tell(&dns).await.map(|()| Changed::default()),
-            None => self.helper.set_dns(dns).await,
+        match &mut self.place {
+            Place::Own => self.helper.set_dns(dns).await,
+            Place::Guest(host) => host.tell(&dns).await.map(|()| Changed::default()),
+            // They are those that stand when there is a place.
+            Place::Vacant(_) => Ok(Changed::default()),
         }
     }
 
@@ -259,14 +277,6 @@ impl Network {
                 .board
                 .note(format!("changed names could not be set: {error:#}")),
         }
-    }
-}
-
-/// Resolves when the host is gone; never without one.
-async fn gone(host: Option<&mut Host>) {
-    match host {
-        Some(host) => host.gone().await,
-        None => std::future::pending().await,
     }
 }
 

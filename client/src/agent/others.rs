@@ -5,22 +5,25 @@ use std::fs::File;
 
 use anyhow::Context as _;
 use ipnetwork::IpNetwork;
-use rustix::fs::FlockOperation;
 
 use crate::agent::contact::Contact;
+use crate::agent::laptop::Laptop;
 use crate::agent::places::{Places, SessionName};
 use crate::agent::report::SessionReport;
 use crate::agent::virtual_ranges::Foreign;
+use crate::os::hold;
 
 /// What other sessions have, as far as it matters to this one.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Others {
-    /// What sessions with other clusters route. Those with the same cluster share their ranges.
-    pub(crate) foreign: Vec<Foreign>,
+    /// What the user's sessions with other clusters route. Those with the same cluster share their ranges.
+    foreign: Vec<Foreign>,
     /// The domains of their own.
     pub(crate) own_domains: Vec<String>,
     /// Names of sessions with other clusters.
     pub(crate) names: Vec<SessionName>,
+    /// The interfaces of all of them, and this one's.
+    interfaces: Vec<String>,
 }
 
 /// While it lives, no other session of the user decides what it routes.
@@ -34,11 +37,7 @@ pub(crate) struct Turn(#[expect(dead_code, reason = "the lock is the descriptor'
 /// The directory that is locked for it cannot be used.
 pub(crate) async fn turn(places: &Places) -> anyhow::Result<Turn> {
     let path = places.turn().to_owned();
-    let taken = tokio::task::spawn_blocking(move || {
-        let file = File::open(path)?;
-        rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
-        std::io::Result::Ok(file)
-    });
+    let taken = tokio::task::spawn_blocking(move || hold::wait_for_folder(&path));
     let file = taken
         .await?
         .context("the turn among sessions cannot be waited for")?;
@@ -52,6 +51,8 @@ pub(crate) async fn turn(places: &Places) -> anyhow::Result<Turn> {
 /// The sessions' directory cannot be read.
 pub(crate) async fn look(places: &Places, own: &SessionReport) -> anyhow::Result<Others> {
     let mut others = Others::default();
+    let network = own.network.iter();
+    (others.interfaces).extend(network.map(|network| network.interface.clone()));
     for other in reports(places, &own.name).await? {
         others.add(own, &other);
     }
@@ -59,11 +60,24 @@ pub(crate) async fn look(places: &Places, own: &SessionReport) -> anyhow::Result
 }
 
 impl Others {
+    /// Everything that other sessions route, those of other users too. Of theirs only the interfaces can be seen: they are taken for
+    /// sessions with other clusters.
+    pub(crate) fn foreign(&self, laptop: &Laptop) -> Vec<Foreign> {
+        let sessions = laptop.sessions.iter();
+        let strangers = sessions.filter(|routed| !self.interfaces.contains(&routed.interface));
+        let strangers = strangers.map(|routed| Foreign {
+            range: routed.range,
+            session: format!("{} of another user", routed.interface),
+        });
+        self.foreign.iter().cloned().chain(strangers).collect()
+    }
+
     fn add(&mut self, own: &SessionReport, other: &SessionReport) {
         let Some(network) = &other.network else {
             return;
         };
         self.own_domains.extend(network.own_domain.clone());
+        self.interfaces.push(network.interface.clone());
         if other.server == own.server {
             return;
         }
@@ -105,6 +119,7 @@ async fn reports(places: &Places, own: &SessionName) -> anyhow::Result<Vec<Sessi
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::laptop::Occupied;
 
     fn report(server: &str, routes: &str) -> SessionReport {
         let text = format!(
@@ -128,17 +143,34 @@ mod tests {
         assert_eq!(ranges, ["10.96.0.0/16", "10.9.0.1/32"]);
         assert_eq!(others.foreign[0].session, "a (c)");
         assert_eq!(others.own_domains.len(), 2);
+
+        let routed = |range: &str, interface: &str| Occupied {
+            range: range.parse().unwrap(),
+            interface: interface.to_owned(),
+        };
+        let laptop = Laptop {
+            sessions: vec![
+                routed("10.96.0.0/16", "kvpn0"),
+                routed("10.8.0.0/16", "kvpn1"),
+            ],
+            ..Laptop::default()
+        };
+        let strangers = &others.foreign(&laptop)[2..];
+        assert_eq!(strangers[0].session, "kvpn1 of another user");
+        assert_eq!(strangers.len(), 1);
     }
 
+    #[cfg(unix)]
     #[tokio::test]
     async fn one_session_after_the_other_decides() {
+        use rustix::fs::{FlockOperation, flock};
         let directory = tempfile::tempdir().unwrap();
         let folder = directory.path();
         let places = serde_json::json!({"run": folder, "state": folder});
         let places: Places = serde_json::from_value(places).unwrap();
         let first = turn(&places).await.unwrap();
         let other = File::open(places.turn()).unwrap();
-        let try_lock = || rustix::fs::flock(&other, FlockOperation::NonBlockingLockExclusive);
+        let try_lock = || flock(&other, FlockOperation::NonBlockingLockExclusive);
         assert!(try_lock().is_err());
         drop(first);
         try_lock().unwrap();

@@ -3,19 +3,17 @@
 //! Files are made by the agent only, as the user: a root process never writes below a user's directory.
 
 use std::fmt;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{
-    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
-};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::environment::Environment;
 use crate::cli::user::User;
+use crate::os::private;
 
 /// The longest name of a session: the socket's path has to fit into 107 bytes.
 const MAX_NAME: usize = 48;
@@ -50,6 +48,7 @@ impl SessionName {
     }
 
     /// The name of the session of a program with this process id.
+    #[cfg(unix)]
     pub(crate) fn of_program(context: &str, namespace: &str, pid: u32) -> Self {
         Self::of(context, &format!("{namespace}.{pid}"))
     }
@@ -123,20 +122,12 @@ impl Places {
     /// The user's directories. The same for `kvpn` and `sudo kvpn`, which drops XDG_RUNTIME_DIR: the login's
     /// usual one is looked for.
     pub(crate) fn of(environment: &Environment, user: &User) -> Self {
-        let state = match (&environment.state_home, user.is_behind_sudo()) {
-            (Some(home), false) if home.is_absolute() => home.join("kvpn"),
-            (Some(_) | None, _) => user.home.join(".local/state/kvpn"),
-        };
-        let usual = PathBuf::from(format!("/run/user/{}", user.uid));
-        let run = match (&environment.runtime_dir, user.is_behind_sudo()) {
-            (Some(runtime), false) if runtime.is_absolute() => runtime.join("kvpn"),
-            (Some(_) | None, _) if belongs_to(&usual, user.uid) => usual.join("kvpn"),
-            (Some(_) | None, _) => state.join("run"),
-        };
+        let (run, state) = user.folders(environment);
         Self { run, state }
     }
 
     /// The same for sessions that one program has for itself: they are not the machine's.
+    #[cfg(unix)]
     pub(crate) fn of_programs(&self) -> Self {
         Self {
             run: self.run.join("run"),
@@ -206,7 +197,7 @@ impl Places {
     /// One cannot be made, or is somebody else's.
     pub(crate) fn create(&self) -> anyhow::Result<()> {
         for directory in [&self.run, &self.state] {
-            make_private(directory)
+            private::make_own_folder(directory)
                 .with_context(|| format!("the directory {} cannot be used", directory.display()))?;
         }
         Ok(())
@@ -225,36 +216,8 @@ impl Places {
         {
             let _ = std::fs::rename(&path, path.with_extension("log.old"));
         }
-        let mut options = OpenOptions::new();
-        options.create(true).append(true).mode(0o600);
-        options
-            .open(&path)
-            .with_context(|| format!("cannot open the log {}", path.display()))
+        private::append(&path).with_context(|| format!("cannot open the log {}", path.display()))
     }
-}
-
-fn belongs_to(directory: &Path, uid: u32) -> bool {
-    directory
-        .metadata()
-        .is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == uid)
-}
-
-fn make_private(directory: &Path) -> anyhow::Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)?;
-    let metadata = directory.symlink_metadata()?;
-    let me = rustix::process::geteuid().as_raw();
-    ensure!(
-        metadata.is_dir() && metadata.uid() == me,
-        "it belongs to user {}, not to {me}",
-        metadata.uid()
-    );
-    if metadata.mode() & 0o077 != 0 {
-        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -298,7 +261,11 @@ mod tests {
             state: directory.path().join("state"),
         };
         places.create().unwrap();
-        assert_eq!(places.run.metadata().unwrap().mode() & 0o777, 0o700);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt as _;
+            assert_eq!(places.run.metadata().unwrap().mode() & 0o777, 0o700);
+        }
         assert!(places.sessions().unwrap().is_empty());
         let name: SessionName = "dev.shop".parse().unwrap();
         File::create(places.lock(&name)).unwrap();

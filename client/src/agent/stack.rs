@@ -10,6 +10,7 @@ use kvpn_k8s::GatewayPod;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
+use crate::agent::changes::Listeners;
 use crate::agent::driver::{Command, Handle};
 use crate::agent::keeper::Keeper;
 use crate::agent::opening::{Opened, Opening};
@@ -82,7 +83,11 @@ impl Stack {
             routing: None,
         };
         let mut tasks = JoinSet::new();
-        tasks.spawn(changes::watch(driver.clone(), vec![changed]));
+        let listeners = Listeners {
+            moved: vec![changed],
+            ranges: None,
+        };
+        tasks.spawn(changes::watch(driver.clone(), listeners));
         tasks.spawn(keeper.keep());
         Ok(Self {
             driver,

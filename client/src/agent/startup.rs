@@ -7,9 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use ipnetwork::IpNetwork;
 use kvpn_client_core::{Config, Names, tunnel_mtu};
-use kvpn_k8s::{Cluster, Discovery, GatewayPod, Purpose};
+use kvpn_k8s::{Cluster, GatewayPod, Purpose};
 use kvpn_wire::control::SessionGrant;
 use tokio::sync::{mpsc, watch};
 
@@ -17,6 +16,7 @@ use crate::agent::board::Board;
 use crate::agent::check::{self, PublicName};
 use crate::agent::driver::{Command, Figures, Handle, HostRoutes, Occurrence};
 use crate::agent::guests::Host;
+use crate::agent::keeper::Survey;
 use crate::agent::laptop::{self, Laptop};
 use crate::agent::message::Start;
 use crate::agent::network::{self, Wish};
@@ -30,7 +30,7 @@ use crate::agent::upstream::Upstream;
 use crate::agent::{gateway, names, now};
 use crate::cli::failure::{CONFLICT, FAILED, Failure};
 use crate::helper::{Configured, DnsBackend, DnsConfig, HelperConnection, NetworkConfig};
-use crate::os::Taken;
+use crate::os::{Taken, platform};
 
 /// Everything a session is made with.
 pub(crate) struct Startup<'a> {
@@ -63,8 +63,10 @@ pub(crate) struct Standing {
     pub(crate) upstream_tx: watch::Sender<Vec<SocketAddr>>,
     /// Addresses at which the gateway may answer UDP.
     pub(crate) udp_candidates: Vec<SocketAddr>,
-    /// What stays outside the tunnel even if a name has such an address.
-    pub(crate) outside: Vec<IpNetwork>,
+    /// What was learnt of the cluster.
+    pub(crate) survey: Survey,
+    /// What the user was told of its ranges.
+    pub(crate) notes: Vec<String>,
     /// The session that has /etc/resolv.conf, if another one has.
     pub(crate) host: Option<Host>,
 }
@@ -73,8 +75,7 @@ pub(crate) struct Standing {
 struct Learnt {
     laptop: Laptop,
     opened: Opened,
-    discovery: Discovery,
-    server_addresses: Vec<SocketAddr>,
+    survey: Survey,
     public_name: Option<PublicName>,
 }
 
@@ -92,8 +93,10 @@ impl Startup<'_> {
             Purpose::Connect,
         )
         .await?;
-        let learnt = self.learn(&gateway).await?;
+        let mut learnt = self.learn(&gateway).await?;
         let turn = self.turn().await?;
+        // Others may have come or gone meanwhile.
+        learnt.laptop = self.look().await?;
         let others = self.others().await?;
         let plan = self.plan(&learnt, &others)?;
         let names = self.names(&learnt, &plan, &others);
@@ -111,7 +114,7 @@ impl Startup<'_> {
                 },
             public_name,
             laptop,
-            ..
+            survey,
         } = learnt;
         let opening = self.opening();
         let config = Config {
@@ -137,11 +140,11 @@ impl Startup<'_> {
         if !self.is_programs() {
             self.prove(&keys.grant, &names, public_name).await?;
         }
-        let (route_rx, outside) = (news.route_rx, plan.outside);
         let wish = Wish {
             addresses: session::blocks(&keys.grant)?,
             routes: plan.routes,
             netmap: plan.netmap,
+            outside: plan.outside,
             dns,
         };
         Ok(Standing {
@@ -149,13 +152,14 @@ impl Startup<'_> {
             keys,
             driver,
             occurrence_rx,
-            route_rx,
+            route_rx: news.route_rx,
             names,
             wish,
             resolvers: laptop.resolvers,
             upstream_tx,
             udp_candidates,
-            outside,
+            survey,
+            notes: plan.notes,
             host,
         })
     }
@@ -180,13 +184,7 @@ impl Startup<'_> {
         let Self { cluster, .. } = self;
         self.board
             .step(format!("opening a session with {}", gateway.full_name()));
-        let laptop = if self.is_programs() {
-            Laptop::default()
-        } else {
-            laptop::look()
-                .await
-                .context("this machine's network cannot be looked at")?
-        };
+        let laptop = self.look().await?;
         let opening = self.opening();
         let (opened, discovery, server_addresses, public_name) = tokio::join!(
             opening.session(gateway, &laptop),
@@ -203,10 +201,20 @@ impl Startup<'_> {
         Ok(Learnt {
             laptop,
             opened: opened?,
-            discovery: discovery?,
-            server_addresses,
+            survey: Survey {
+                discovery: discovery?,
+                servers: server_addresses,
+            },
             public_name,
         })
+    }
+
+    async fn look(&self) -> anyhow::Result<Laptop> {
+        if self.is_programs() {
+            return Ok(Laptop::default());
+        }
+        let laptop = laptop::look().await;
+        laptop.context("this machine's network cannot be looked at")
     }
 
     /// Waits for other sessions that are just being set up: each has to know what those before it route.
@@ -226,19 +234,17 @@ impl Startup<'_> {
 
     /// Decides what is routed.
     fn plan(&self, learnt: &Learnt, others: &Others) -> anyhow::Result<Plan> {
-        let Learnt {
-            laptop, discovery, ..
-        } = learnt;
-        for note in &discovery.notes {
+        let Learnt { laptop, survey, .. } = learnt;
+        for note in &survey.discovery.notes {
             tracing::info!(note, "discovery");
         }
-        let endpoints = (learnt.server_addresses.iter())
+        let endpoints = (survey.servers.iter())
             .chain(&learnt.opened.udp_candidates)
             .map(SocketAddr::ip);
         let grant = &learnt.opened.keys.grant;
         let findings = Findings {
-            foreign: others.foreign.clone(),
-            ..Findings::of(self.start, laptop, discovery, grant, endpoints)
+            foreign: others.foreign(laptop),
+            ..Findings::of(self.start, laptop, &survey.discovery, grant, endpoints)
         };
         let plan = ranges::plan(&findings).map_err(|conflict| {
             Failure::new(CONFLICT, conflict.to_string()).hint(conflict.hint())
@@ -258,7 +264,7 @@ impl Startup<'_> {
             ..names::known(
                 self.cluster.namespace(),
                 &learnt.opened.keys.grant,
-                learnt.discovery.namespaces.as_deref(),
+                learnt.survey.discovery.namespaces.as_deref(),
                 &self.start.dns_namespaces,
             )
         };
@@ -336,27 +342,26 @@ impl Startup<'_> {
             return Err(error.context("this machine's network could not be set up"));
         };
         let name = self.board.report(now()).name;
-        let holder = others::holder_of_resolv_conf(&self.start.places, &name).await;
-        let (Some(holder), Some(dns)) = (holder, config.dns.clone()) else {
+        let host = match &config.dns {
+            Some(dns) => Host::of_machine(&self.start.places, &name, dns).await?,
+            None => None,
+        };
+        let Some(host) = host else {
             let failure = Failure::new(CONFLICT, what);
             return Err(failure
                 .hint("it is another user's; with systemd-resolved several can be there at once")
                 .into());
         };
-        let mut host = Host::find(&self.start.places, holder, name).await?;
         let nameless = NetworkConfig {
             dns: None,
             ..config
         };
         let mut configured = self.helper.configure(nameless).await?;
-        host.tell(&dns).await?;
-        configured.dns_backend = format!("resolv.conf of session {}", host.session);
-        self.board.note(format!(
-            "/etc/resolv.conf is the session {}'s, which passes this one's names on: SERVICE.NAMESPACE unless it has the namespace itself, and SERVICE.NAMESPACE.{} always; names without a dot, *.svc and *.{} are that session's",
-            host.session,
-            names.own_domain.as_deref().unwrap_or_default(),
-            names.domain,
-        ));
+        configured.dns_backend = host.backend();
+        // Should it take the host's place, programs ask it for every name.
+        configured.split = false;
+        let note = host.note(&names.domain, names.own_domain.as_deref());
+        self.board.note(note);
         Ok((configured, Some(host)))
     }
 
@@ -391,7 +396,10 @@ impl Startup<'_> {
         );
         system.and(own).map_err(|error| {
             let failure = Failure::new(FAILED, format!("{error:#}"));
-            failure.hint("look at the `hosts:` line of /etc/nsswitch.conf and at /etc/resolv.conf; `kvpn doctor` shows which resolver is used")
+            failure.hint(format!(
+                "{}; `kvpn doctor` shows which resolver is used",
+                platform::NAMES_HINT
+            ))
         })?;
         public.map_err(|error| {
             let failure = Failure::new(FAILED, format!("{error:#}; the change to this machine's names was rolled back"));

@@ -1,18 +1,18 @@
 //! `kvpn connect`: starts helper and agent, follows the agent until traffic and names work.
 
+#[cfg(unix)]
 mod at_login;
+#[cfg_attr(windows, path = "connect/lease/windows.rs")]
+mod lease;
 
 use std::io::IsTerminal as _;
-use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use ipnetwork::IpNetwork;
 use kvpn_k8s::Cluster;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::agent::contact::Contact;
 use crate::agent::launch::{Launched, launch};
@@ -24,10 +24,12 @@ use crate::cli::Situation;
 use crate::cli::access::AccessArgs;
 use crate::cli::expose;
 use crate::cli::failure::{CONFLICT, FAILED, Failure};
+use crate::cli::kube::kube;
 use crate::cli::progress::Display;
 use crate::cluster::Datapath;
-use crate::helper::{self, Escalation, Installed};
-use crate::os::platform::service::SOCKET;
+use crate::helper;
+use crate::os::signals::{Signal, SignalKind, signal};
+use lease::Wanted;
 
 /// How often the socket of an agent that is starting is looked for.
 const LOOK: Duration = Duration::from_millis(20);
@@ -45,6 +47,7 @@ pub(crate) struct ConnectArgs {
     /// Stay in the foreground and log there; Ctrl-C disconnects
     #[arg(long)]
     foreground: bool,
+    #[cfg(unix)]
     /// Connect at each login too, with the same options, until `kvpn disconnect`; needs the installed service
     #[arg(long, conflicts_with = "foreground")]
     at_login: bool,
@@ -128,21 +131,36 @@ impl SessionArgs {
 
 /// `kvpn connect`
 pub(crate) async fn run(situation: Situation, args: ConnectArgs) -> anyhow::Result<ExitCode> {
-    if !args.at_login {
-        return connect(&situation, args).await;
+    #[cfg(unix)]
+    if args.at_login {
+        return at_login::run(&situation, args).await;
     }
-    at_login::run(&situation, args).await
+    let cluster = load(&situation)?;
+    connect(&situation, args, cluster).await
 }
 
-async fn connect(situation: &Situation, args: ConnectArgs) -> anyhow::Result<ExitCode> {
+/// The cluster, whose credential plugin may ask the user where there is one to ask.
+fn load(situation: &Situation) -> anyhow::Result<Cluster> {
+    Ok(Cluster::load(
+        &kube(situation).options(is_interactive(situation)),
+    )?)
+}
+
+fn is_interactive(situation: &Situation) -> bool {
+    !situation.user.is_behind_sudo() && std::io::stdin().is_terminal()
+}
+
+async fn connect(
+    situation: &Situation,
+    args: ConnectArgs,
+    cluster: Cluster,
+) -> anyhow::Result<ExitCode> {
     let places = Places::of(&situation.environment, &situation.user);
     let start = Start {
         name: args.name,
         foreground: args.foreground,
         ..args.session.start(situation, places)
     };
-    let interactive = !situation.user.is_behind_sudo() && std::io::stdin().is_terminal();
-    let cluster = Cluster::load(&start.access.kube.options(interactive))?;
     let name = session_name(start.name.as_ref(), &cluster);
     let display = Display::new(situation.globals.quiet);
     // In the foreground the agent's log tells the steps.
@@ -155,28 +173,14 @@ async fn connect(situation: &Situation, args: ConnectArgs) -> anyhow::Result<Exi
     if let Some(contact) = Contact::open(&places, &name).await? {
         return join(contact, &cluster, &name, &display).await;
     }
-    let escalation = situation.user.escalation();
-    let installed = match escalation {
-        Escalation::Direct => Installed::Absent,
-        Escalation::Sudo => helper::ask_installed(Path::new(SOCKET)).await,
+    let wanted = Wanted {
+        user: &situation.user,
+        cluster: &cluster,
+        display: &display,
+        interactive: is_interactive(situation),
     };
-    let is_given = matches!(installed, Installed::Given(_));
-    let asks_password = escalation == Escalation::Sudo && !is_given;
-    if asks_password || interactive {
-        // Nobody should type a password for a cluster that is not there; and only here can a plugin ask its user.
-        display.step(&format!("calling {}", cluster.server()));
-        cluster.version().await?;
-    }
-    let mut signals = Signals::new()?;
-    let helper = match installed {
-        Installed::Given(helper) => helper,
-        Installed::Absent => elevate(escalation, &display)?,
-        Installed::Refused(why) => {
-            display.note(&format!("note: {why}; without it sudo is needed"));
-            elevate(escalation, &display)?
-        }
-    };
-    let mut launched = launch(&situation.user, helper)?;
+    let (helper, mut signals) = wanted.get().await?;
+    let mut launched = launch(&situation.user, Some(helper)).await?;
     let stay = start.foreground;
     launched
         .contact
@@ -186,7 +190,7 @@ async fn connect(situation: &Situation, args: ConnectArgs) -> anyhow::Result<Exi
     display.clear();
     if let Ok(Outcome::Occupied) = outcome {
         launched.gone().await.context("the agent did not end")?;
-        return join_other(&places, &cluster, &name, &display).await;
+        return join_other(&places, &cluster, &name, &display, &mut signals).await;
     }
     finish(outcome, launched, &name).await
 }
@@ -196,28 +200,22 @@ fn session_name(given: Option<&SessionName>, cluster: &Cluster) -> SessionName {
     given.cloned().unwrap_or_else(own)
 }
 
-/// A helper of our own; sudo may ask for a password on the terminal.
-fn elevate(escalation: Escalation, display: &Display) -> anyhow::Result<OwnedFd> {
-    if escalation == Escalation::Sudo {
-        display.pause();
-    }
-    let helper = helper::spawn(escalation);
-    display.resume();
-    helper
-}
-
 /// Another `connect` was quicker: its session is as good as one of our own.
 async fn join_other(
     places: &Places,
     cluster: &Cluster,
     name: &SessionName,
     display: &Display,
+    signals: &mut Signals,
 ) -> anyhow::Result<ExitCode> {
     while let Held::Alive(_) = lock::look(&places.lock(name)) {
         if let Some(contact) = Contact::open(places, name).await? {
             return join(contact, cluster, name, display).await;
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = signals.next() => bail!("interrupted"),
+        }
     }
     let message = format!("another `kvpn connect` held the session {name} and has just ended");
     Err(Failure::new(FAILED, message).hint("try again").into())
@@ -267,6 +265,7 @@ async fn join(
 /// What came of following an agent.
 pub(crate) enum Outcome {
     /// Traffic and names work.
+    #[cfg_attr(windows, expect(dead_code, reason = "for `kvpn run`"))]
     Connected(Box<SessionReport>),
     /// The session is over, as was wanted.
     Ended,

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use rustix::process::Signal;
 
 use crate::agent::contact::Contact;
 use crate::agent::lock::{self, Held, Holder};
@@ -14,8 +13,9 @@ use crate::agent::message::{Reply, Request};
 use crate::agent::places::{Places, SessionName};
 use crate::cli::failure::{Failure, NOT_CONNECTED, USAGE};
 use crate::cli::progress::Display;
+use crate::cli::user::User;
 use crate::cli::{Globals, Situation, output};
-use crate::helper::{self, Escalation};
+use crate::helper;
 use crate::os::platform::{Process, login};
 
 /// How long an agent may take to undo everything.
@@ -178,10 +178,8 @@ async fn make_sure(process: &Process) -> anyhow::Result<()> {
     if gone_within(process, SIGNAL_LIMIT).await {
         return Ok(());
     }
-    for signal in [Signal::TERM, Signal::KILL] {
-        process
-            .signal(signal)
-            .with_context(|| format!("process {} cannot be signalled", process.pid))?;
+    for end in [Process::ask_to_end, Process::kill] {
+        end(process).with_context(|| format!("process {} cannot be ended", process.pid))?;
         if gone_within(process, SIGNAL_LIMIT).await {
             return Ok(());
         }
@@ -213,37 +211,21 @@ pub(super) fn forget(places: &Places, name: &SessionName) -> anyhow::Result<()> 
 
 /// Undoes what killed helpers left; whether there was anything. Asks for root only when something can be seen.
 fn undo_leftovers(situation: &Situation, display: &Display) -> anyhow::Result<bool> {
-    let undone = match situation.user.escalation() {
-        Escalation::Direct => helper::undo_leftovers()?,
-        Escalation::Sudo => {
-            let Some(left) = helper::visible_leftovers() else {
-                return Ok(false);
-            };
-            display.clear();
-            output::tell(&left);
-            undo_through_sudo()?;
-            vec![left]
-        }
+    let undone = if situation.user.is_administrator() {
+        helper::undo_leftovers()?
+    } else {
+        let Some(left) = helper::visible_leftovers() else {
+            return Ok(false);
+        };
+        display.clear();
+        output::tell(&left);
+        User::run_as_root(&["helper", "--undo"])?;
+        vec![left]
     };
     for text in &undone {
         display.note(text);
     }
     Ok(!undone.is_empty())
-}
-
-fn undo_through_sudo() -> anyhow::Result<()> {
-    let program = std::env::current_exe().context("the path of this program is not known")?;
-    let mut sudo = std::process::Command::new("sudo");
-    let status = sudo
-        .arg("--")
-        .arg(program)
-        .args(["helper", "--undo"])
-        .status()
-        .context("sudo cannot be run")?;
-    if !status.success() {
-        bail!("`sudo kvpn helper --undo` failed ({status}); run `sudo kvpn disconnect`");
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! `kvpn doctor`: what connecting needs, looked at one by one, each with a remedy. Changes nothing.
 
+mod machine;
 mod names;
 mod routes;
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -11,17 +11,15 @@ use kvpn_k8s::{Cluster, GatewayPod, Purpose};
 use kvpn_wire::{API_CARRIER_PORT, range};
 use serde::Serialize;
 
-use crate::agent::laptop::{self, Laptop};
+use crate::agent::laptop;
 use crate::agent::places::Places;
-use crate::agent::ranges;
-use crate::agent::report::{OverlapReport, SessionReport, State};
+use crate::agent::report::{SessionReport, State};
 use crate::cli::failure::{FAILED, Failure};
 use crate::cli::kube::kube;
 use crate::cli::output::{self, Format, OutputArgs};
 use crate::cli::{Situation, status};
 use crate::cluster::SHARED_NAMESPACE;
-use crate::helper::{self, Escalation, Installed};
-use crate::os::platform::{self, service::SOCKET};
+use crate::os::platform;
 
 /// Look at what connecting needs: kubeconfig, cluster, rights, gateway, this machine
 ///
@@ -108,7 +106,7 @@ fn remedy(check: &str) -> Option<&'static str> {
             "try `kubectl port-forward` to the gateway's pod: a proxy on the way may not let it through"
         }
         "ranges" => "--cidr names the cluster's ranges",
-        "networks" => "see `ip address` and `ip route`",
+        "networks" => machine::NETWORKS,
         "sessions" => "see `kvpn status`",
         _ => return None,
     })
@@ -124,7 +122,7 @@ struct Document {
 pub(crate) async fn run(situation: Situation, args: DoctorArgs) -> anyhow::Result<ExitCode> {
     let mut checks = Vec::new();
     let (server, discovered) = check_cluster(&situation, &mut checks).await;
-    check_machine(&situation, discovered, &mut checks).await;
+    machine::check(&situation, discovered, &mut checks).await;
     check_sessions(&situation, &server, &mut checks).await;
     let bad = checks
         .iter()
@@ -323,113 +321,6 @@ async fn check_ranges(
     }
 }
 
-/// What this machine brings: TUN, root, networks, resolver.
-async fn check_machine(situation: &Situation, ranges: Option<Ranges>, checks: &mut Vec<Check>) {
-    checks.push(check_tun());
-    checks.push(check_privileges(situation).await);
-    match laptop::look().await {
-        Ok(laptop) => {
-            checks.push(check_overlaps(&laptop, ranges));
-            checks.push(check_resolver(&laptop));
-        }
-        Err(error) => checks.push(Check::failed("networks", error)),
-    }
-}
-
-fn check_tun() -> Check {
-    if Path::new("/dev/net/tun").exists() {
-        return Check::ok("TUN", "/dev/net/tun is there");
-    }
-    let check = Check::new("TUN", Verdict::Failed, "/dev/net/tun is not there");
-    Check { remedy: Some("load the module (`sudo modprobe tun`); in a container pass the device (`--device /dev/net/tun`)".into()), ..check }
-}
-
-async fn check_privileges(situation: &Situation) -> Check {
-    let escalation = situation.user.escalation();
-    if escalation == Escalation::Sudo {
-        match helper::ask_installed(Path::new(SOCKET)).await {
-            Installed::Given(_) => {
-                return Check::ok("privileges", "the installed helper serves you");
-            }
-            Installed::Refused(why) => {
-                let remedy = "`kvpn service status` tells more; without it sudo is used";
-                return Check::warning("privileges", why, remedy);
-            }
-            Installed::Absent => {}
-        }
-    }
-    match escalation {
-        Escalation::Direct => Check::ok("privileges", "root"),
-        Escalation::Sudo if Path::new("/usr/bin/sudo").exists() => Check::ok(
-            "privileges",
-            "TUN, routes and names will be set through sudo",
-        ),
-        Escalation::Sudo => {
-            let check = Check::new(
-                "privileges",
-                Verdict::Failed,
-                "not root, and there is no /usr/bin/sudo",
-            );
-            Check {
-                remedy: Some("install sudo, or connect as root".into()),
-                ..check
-            }
-        }
-    }
-}
-
-fn check_overlaps(laptop: &Laptop, ranges: Option<Ranges>) -> Check {
-    let Some(ranges) = ranges else {
-        return Check::new(
-            "networks",
-            Verdict::Skipped,
-            "the cluster's ranges are not known",
-        );
-    };
-    let overlaps = ranges::overlaps(&ranges, laptop);
-    if overlaps.is_empty() {
-        return Check::ok(
-            "networks",
-            "this machine's networks and the cluster's ranges do not overlap",
-        );
-    }
-    let list: Vec<String> = (overlaps.iter())
-        .map(|overlap| {
-            let OverlapReport {
-                range,
-                with,
-                interface,
-            } = overlap;
-            format!("{with} of {interface} (in {range})")
-        })
-        .collect();
-    let text = format!(
-        "this machine has {}, which the cluster uses too",
-        list.join(", ")
-    );
-    Check::warning(
-        "networks",
-        text,
-        "that part stays outside the tunnel, except single addresses that names resolve to",
-    )
-}
-
-fn check_resolver(laptop: &Laptop) -> Check {
-    let list: Vec<String> = laptop.resolvers.iter().map(ToString::to_string).collect();
-    let asks = if list.is_empty() {
-        "no resolver beyond this machine".to_owned()
-    } else {
-        list.join(", ")
-    };
-    match helper::visible_leftovers() {
-        Some(left) => Check::warning("resolver", left, "`kvpn disconnect` puts it back"),
-        None => Check::ok(
-            "resolver",
-            format!("{}; asks {asks}", platform::likely_dns_backend()),
-        ),
-    }
-}
-
 /// What sessions set, and the ways of names with them and without.
 async fn check_sessions(situation: &Situation, server: &str, checks: &mut Vec<Check>) {
     let places = Places::of(&situation.environment, &situation.user);
@@ -492,25 +383,6 @@ fn table(checks: &[Check]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::laptop::Occupied;
-
-    #[test]
-    fn an_overlap_is_a_warning_with_the_overlapping_part() {
-        let laptop = Laptop {
-            subnets: vec![Occupied {
-                range: "192.168.1.0/24".parse().unwrap(),
-                interface: "wlan0".to_owned(),
-            }],
-            ..Laptop::default()
-        };
-        let check = check_overlaps(&laptop, Some(vec!["192.168.0.0/16".parse().unwrap()]));
-        assert_eq!(check.verdict, Verdict::Warning);
-        assert!(
-            check.detail.contains("192.168.1.0/24 of wlan0"),
-            "{}",
-            check.detail
-        );
-    }
 
     #[test]
     fn every_failure_has_a_remedy() {

@@ -38,6 +38,18 @@ pub(crate) struct Environment {
     /// Where programs are looked for: those of a kubeconfig too.
     #[arg(long, env = "PATH")]
     path: Option<OsString>,
+    /// Where programs keep what is this user's.
+    #[cfg(windows)]
+    #[arg(long, env = "LOCALAPPDATA")]
+    pub(crate) local_app_data: Option<PathBuf>,
+    /// Who the user is.
+    #[cfg(windows)]
+    #[arg(long, env = "USERNAME")]
+    pub(crate) user_name: Option<String>,
+    /// What the machine is called.
+    #[cfg(windows)]
+    #[arg(long, env = "COMPUTERNAME")]
+    pub(crate) computer_name: Option<String>,
     /// Who called sudo.
     #[arg(long, env = "SUDO_UID")]
     pub(crate) sudo_uid: Option<u32>,
@@ -57,6 +69,7 @@ impl Environment {
     }
 
     /// What a session needs of it that starts without this login's environment.
+    #[cfg(unix)]
     pub(crate) fn to_keep(&self) -> Vec<(&'static str, OsString)> {
         let (https_proxy, no_proxy) = self.proxy();
         [

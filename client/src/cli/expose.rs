@@ -8,7 +8,6 @@ mod view;
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
-use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -121,7 +120,7 @@ impl ExposeArgs {
             traffic,
             fallback: !self.no_fallback,
             proxy_protocol: self.proxy_protocol,
-            owner: arguments::owner(&situation.user),
+            owner: situation.user.title(),
             force: self.force,
             takeover: self.takeover,
             verbose: situation.globals.verbose,
@@ -199,8 +198,7 @@ async fn behind(
     }
     let mut signals = Signals::new()?;
     loop {
-        let nothing = OwnedFd::from(std::fs::File::open("/dev/null")?);
-        let mut launched = launch(&situation.user, nothing)?;
+        let mut launched = launch(&situation.user, None).await?;
         let request = Request::Expose(Box::new(wanted.clone()));
         launched.contact.ask(&request).await?;
         let outcome = follow(&mut launched.contact, &mut signals, display, false).await;

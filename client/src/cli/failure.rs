@@ -1,6 +1,7 @@
 //! From an error to what the user reads and the exit code that scripts read (DESIGN.md, Commands).
 
 use std::fmt;
+use std::io;
 use std::process::ExitCode;
 
 use kvpn_k8s::Error as ClusterError;
@@ -97,6 +98,17 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     }
     super::output::complain(&failure);
     ExitCode::from(failure.code)
+}
+
+/// Tells the user that a command's result is not all there; the exit code, of a command that would have ended with `code`.
+pub(crate) fn report_lost(why: &io::Error, code: ExitCode) -> ExitCode {
+    let message = format!("the result could not be written to standard output: {why}");
+    super::output::complain(&Failure::new(FAILED, message));
+    if code == ExitCode::SUCCESS {
+        ExitCode::from(FAILED)
+    } else {
+        code
+    }
 }
 
 #[cfg(test)]

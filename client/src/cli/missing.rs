@@ -3,12 +3,10 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use crate::cli::failure::{FAILED, Failure, NOT_CONNECTED, USAGE};
+use crate::cli::failure::{FAILED, Failure, USAGE};
 
-/// What takes a session, and so a TUN, routes and names, or a process that holds it.
-const COMMANDS: [&str; 9] = [
-    "connect", "expose", "unexpose", "restore", "list", "doctor", "run", "service", "proxy",
-];
+/// What takes network namespaces, or a helper that is a process of its own.
+const COMMANDS: [&str; 2] = ["run", "service"];
 
 /// # Errors
 ///
@@ -16,20 +14,12 @@ const COMMANDS: [&str; 9] = [
 pub(crate) fn run(words: &[OsString]) -> anyhow::Result<ExitCode> {
     let command = words.first().map(|word| word.to_string_lossy());
     let command = command.as_deref().unwrap_or_default();
-    let failure = match command {
-        "status" | "disconnect" => Failure::new(
-            NOT_CONNECTED,
-            "not connected: kvpn for Windows holds no sessions yet",
-        ),
-        _ if COMMANDS.contains(&command) => Failure::new(
-            FAILED,
-            format!("`kvpn {command}` is not there for Windows yet"),
-        ),
-        _ => {
-            let hint = "`kvpn --help` lists the commands";
-            let message = format!("there is no command `{command}`");
-            return Err(Failure::new(USAGE, message).hint(hint).into());
-        }
-    };
-    Err(failure.hint("in WSL2, kvpn for Linux does it").into())
+    if COMMANDS.contains(&command) {
+        let message = format!("`kvpn {command}` is not there for Windows");
+        let hint = "`kvpn proxy` leads programs into the cluster without further rights; in WSL2, kvpn for Linux has it";
+        return Err(Failure::new(FAILED, message).hint(hint).into());
+    }
+    let hint = "`kvpn --help` lists the commands";
+    let message = format!("there is no command `{command}`");
+    Err(Failure::new(USAGE, message).hint(hint).into())
 }

@@ -1,7 +1,8 @@
 //! The only place that writes to stdout and stderr (besides log lines and the progress display). Results go to
 //! stdout, everything else to stderr. A reader that went away is not an error.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
+use std::sync::OnceLock;
 
 use clap::{Args, ValueEnum};
 use comfy_table::{ContentArrangement, Table, presets};
@@ -32,11 +33,28 @@ pub(crate) struct OutputArgs {
     pub(crate) format: Format,
 }
 
-/// A result, or a part of one.
+/// What kept the first piece of a result from being written. Results are written at many places, and none can do better
+/// than the program's end, which asks for it.
+static LOST: OnceLock<io::Error> = OnceLock::new();
+
+/// A result, or a part of one. See [`lost`].
 pub(crate) fn print(text: &str) {
-    let mut stdout = std::io::stdout().lock();
+    if let Err(error) = write(&mut io::stdout().lock(), text) {
+        let _ = LOST.set(error);
+    }
+}
+
+/// Why not all that was given to [`print`] stands where it was to go.
+pub(crate) fn lost() -> Option<&'static io::Error> {
+    LOST.get()
+}
+
+fn write(stdout: &mut impl io::Write, text: &str) -> io::Result<()> {
     let end = if text.ends_with('\n') { "" } else { "\n" };
-    let _ = write!(stdout, "{text}{end}").and_then(|()| stdout.flush());
+    match write!(stdout, "{text}{end}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
 }
 
 /// A result as one JSON document.
@@ -76,7 +94,7 @@ pub(crate) fn table(heads: &[&str], rows: impl IntoIterator<Item = Vec<String>>)
 
 /// Something for the user that is no result.
 pub(crate) fn tell(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// A failure, and what to do about it.
@@ -84,5 +102,36 @@ pub(crate) fn complain(failure: &Failure) {
     tell(&format!("kvpn: {}", failure.message));
     if let Some(hint) = &failure.hint {
         tell(&format!("  hint: {hint}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Refusing(io::ErrorKind);
+
+    impl io::Write for Refusing {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_an_error_and_a_reader_that_left_is_none() {
+        let mut full = Refusing(io::ErrorKind::StorageFull);
+        assert_eq!(
+            write(&mut full, "a").unwrap_err().kind(),
+            io::ErrorKind::StorageFull
+        );
+        assert!(write(&mut Refusing(io::ErrorKind::BrokenPipe), "a").is_ok());
+        let mut written = Vec::new();
+        write(&mut written, "a").unwrap();
+        write(&mut written, "b\n").unwrap();
+        assert_eq!(written, b"a\nb\n");
     }
 }

@@ -54,6 +54,7 @@ impl Display {
     }
 
     /// The same, without results: standard output is for something else.
+    #[cfg(unix)]
     pub(crate) fn without_results(self) -> Self {
         Self {
             results: false,

@@ -2,11 +2,12 @@
 //! that user, and the session's files are that user's.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 
 use crate::cli::environment::Environment;
 use crate::helper::Escalation;
@@ -78,6 +79,11 @@ impl User {
         self.behind_sudo
     }
 
+    /// Whether this process may change the machine.
+    pub(crate) fn is_administrator(&self) -> bool {
+        self.escalation() == Escalation::Direct
+    }
+
     /// How a helper gets its privileges when this user connects.
     pub(crate) fn escalation(&self) -> Escalation {
         if self.behind_sudo || self.uid == 0 {
@@ -85,6 +91,49 @@ impl User {
         } else {
             Escalation::Sudo
         }
+    }
+
+    /// Where sockets and locks of this user's sessions are, and where logs.
+    pub(crate) fn folders(&self, environment: &Environment) -> (PathBuf, PathBuf) {
+        let state = match (&environment.state_home, self.behind_sudo) {
+            (Some(home), false) if home.is_absolute() => home.join("kvpn"),
+            (Some(_) | None, _) => self.home.join(".local/state/kvpn"),
+        };
+        let usual = PathBuf::from(format!("/run/user/{}", self.uid));
+        let run = match (&environment.runtime_dir, self.behind_sudo) {
+            (Some(runtime), false) if runtime.is_absolute() => runtime.join("kvpn"),
+            (Some(_) | None, _) if belongs_to(&usual, self.uid) => usual.join("kvpn"),
+            (Some(_) | None, _) => state.join("run"),
+        };
+        (run, state)
+    }
+
+    /// Who it is, for others to read: `ana@laptop`.
+    pub(crate) fn title(&self) -> String {
+        let host = rustix::system::uname();
+        let host = host.nodename().to_string_lossy();
+        match &self.name {
+            Some(name) => format!("{name}@{host}"),
+            None => format!("{}@{host}", self.uid),
+        }
+    }
+
+    /// Runs this program with these arguments as root, which may ask for a password on the terminal.
+    ///
+    /// # Errors
+    ///
+    /// sudo is missing, or refused, or the command failed.
+    pub(crate) fn run_as_root(arguments: &[&str]) -> anyhow::Result<()> {
+        let program = std::env::current_exe().context("the path of this program is not known")?;
+        let mut sudo = Command::new("sudo");
+        let status = sudo.arg("--").arg(program).args(arguments).status();
+        let status = status.context("sudo cannot be run")?;
+        let words = arguments.join(" ");
+        ensure!(
+            status.success(),
+            "`sudo kvpn {words}` failed ({status}); run `sudo kvpn disconnect`"
+        );
+        Ok(())
     }
 
     /// Makes a program run as this user, with this user's home. Supplementary groups are given up.
@@ -120,6 +169,12 @@ impl User {
             self.uid
         ))
     }
+}
+
+fn belongs_to(directory: &Path, uid: u32) -> bool {
+    directory
+        .metadata()
+        .is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == uid)
 }
 
 /// A line of the user database.

@@ -99,11 +99,11 @@ impl Channel {
         self.descriptors.as_mut()?.pop_front()
     }
 
-    /// Sends a line (without its end), with a descriptor beside it when one is given.
+    /// Sends a line (without its end), with a descriptor beside it when one is given: this process's closes.
     pub(crate) async fn send(
         &mut self,
         line: &[u8],
-        descriptor: Option<BorrowedFd<'_>>,
+        descriptor: Option<OwnedFd>,
     ) -> io::Result<()> {
         if let Some(descriptor) = descriptor {
             self.flush().await?;
@@ -111,7 +111,7 @@ impl Channel {
             let (first, rest) = line.split_at(1.min(line.len()));
             stream
                 .async_io(Interest::WRITABLE, || {
-                    send_descriptor(stream.as_fd(), first, descriptor)
+                    send_descriptor(stream.as_fd(), first, descriptor.as_fd())
                 })
                 .await?;
             self.outgoing.extend_from_slice(rest);
@@ -183,7 +183,7 @@ fn send_descriptor(
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::os::fd::{AsFd, OwnedFd};
+    use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
 
     use super::{Channel, MAX_LINE};
@@ -202,10 +202,9 @@ mod tests {
         let (mut kept, passed) = UnixStream::pair().unwrap();
         helper.send(b"{\"a\":1}", None).await.unwrap();
         helper
-            .send(b"{\"b\":2}", Some(passed.as_fd()))
+            .send(b"{\"b\":2}", Some(passed.into()))
             .await
             .unwrap();
-        drop(passed);
         assert_eq!(agent.receive().await.unwrap().unwrap(), b"{\"a\":1}");
         assert_eq!(agent.receive().await.unwrap().unwrap(), b"{\"b\":2}");
         let mut passed = UnixStream::from(agent.take_descriptor().unwrap());
@@ -221,8 +220,7 @@ mod tests {
     async fn an_end_that_takes_no_descriptors_gets_none() {
         let (mut helper, mut agent) = pair();
         let (mut kept, passed) = UnixStream::pair().unwrap();
-        agent.send(b"line", Some(passed.as_fd())).await.unwrap();
-        drop(passed);
+        agent.send(b"line", Some(passed.into())).await.unwrap();
         assert_eq!(helper.receive().await.unwrap().unwrap(), b"line");
         assert!(helper.take_descriptor().is_none());
         assert_eq!(

@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -15,8 +14,10 @@ use kvpn_io::tun::TunOffload;
 use tokio::time::timeout;
 
 use super::channel::Channel;
+use super::process::{Lease, agents_end};
 use super::protocol::{Answer, DnsConfig, Hello, NetworkConfig, News, Numbered, Request, VERSION};
 use crate::os::Taken;
+use crate::os::platform::TunHandle;
 
 /// The helper must greet within this time; what an earlier one left may have to be undone first.
 const GREETING_LIMIT: Duration = Duration::from_secs(10);
@@ -34,8 +35,8 @@ pub(crate) struct HelperConnection {
 
 /// A network that stands: what the agent needs to serve it.
 pub(crate) struct Configured {
-    /// The TUN, non-blocking.
-    pub(crate) tun: OwnedFd,
+    /// The TUN.
+    pub(crate) tun: TunHandle,
     /// How packets stand in its reads and writes.
     pub(crate) offload: TunOffload,
     /// The interface's name.
@@ -59,12 +60,14 @@ pub(crate) struct Changed {
     pub(crate) refused: Vec<String>,
     /// What the user should know, one text each.
     pub(crate) notes: Vec<String>,
+    /// How the session has names from now on, if it had none before.
+    pub(crate) dns_backend: Option<String>,
 }
 
 impl HelperConnection {
-    /// Takes over what [`fn@super::spawn`] gave. Needs a tokio runtime.
-    pub(crate) fn from_fd(socket: OwnedFd) -> anyhow::Result<Self> {
-        let channel = Channel::new(socket, true).context("the helper's socket cannot be used")?;
+    /// Takes a lease over: what [`fn@super::spawn`] gave, where the helper is another process. Needs a tokio runtime.
+    pub(crate) fn open(lease: Lease) -> anyhow::Result<Self> {
+        let channel = agents_end(lease).context("the helper cannot be spoken to")?;
         Ok(Self {
             channel,
             last_id: 0,
@@ -140,7 +143,10 @@ impl HelperConnection {
         self.change(Request::SetAddresses { addresses }).await
     }
 
-    /// Replaces servers, search and routing domains.
+    /// Sets servers, search and routing domains, or replaces them.
+    ///
+    /// # Errors
+    /// [`Taken`]: the session had none, and another session has what only one can have.
     pub(crate) async fn set_dns(&mut self, dns: DnsConfig) -> anyhow::Result<Changed> {
         self.change(Request::SetDns(dns)).await
     }
@@ -171,7 +177,15 @@ impl HelperConnection {
 
     async fn change(&mut self, request: Request) -> anyhow::Result<Changed> {
         match self.request(request).await? {
-            Answer::Done { refused, notes } => Ok(Changed { refused, notes }),
+            Answer::Done {
+                refused,
+                notes,
+                dns_backend,
+            } => Ok(Changed {
+                refused,
+                notes,
+                dns_backend,
+            }),
             Answer::Hello(_) | Answer::Configured(_) | Answer::News(_) | Answer::Failed { .. } => {
                 bail!("the helper gave an answer to another question")
             }
@@ -229,6 +243,7 @@ impl HelperConnection {
 }
 
 #[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::io::Write as _;
     use std::os::unix::net::UnixStream;
@@ -238,7 +253,7 @@ mod tests {
     #[tokio::test]
     async fn news_that_comes_before_an_answer_is_kept() {
         let (agent, mut helper) = UnixStream::pair().unwrap();
-        let mut connection = HelperConnection::from_fd(agent.into()).unwrap();
+        let mut connection = HelperConnection::open(agent.into()).unwrap();
         let news =
             r#"{"id":0,"answer":"news","upstreams":["192.0.2.53:53"],"again":true,"notes":["n"]}"#;
         let hello =

@@ -1,4 +1,5 @@
-//! What the administrator of this machine allows the helper beyond its own limits: /etc/kvpn/helper.toml.
+//! What the administrator of this machine allows the helper beyond its own limits: /etc/kvpn/helper.toml (on Windows
+//! `%ProgramData%\kvpn\helper.toml`).
 //!
 //! ```toml
 //! # Wider than a private /8 or a public /16 (IPv6: /32).
@@ -11,15 +12,13 @@
 //! DNS servers, and the root domain stay out of reach whatever is written there.
 
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
 
-/// The file; root's, and readable by everybody.
-const FILE: &str = "/etc/kvpn/helper.toml";
+use crate::os::{platform, private};
 
 /// The exceptions of this machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -35,9 +34,11 @@ impl Exceptions {
     /// # Errors
     /// The file is not root's alone, or cannot be understood.
     pub(crate) fn of_this_machine() -> Result<Self> {
-        Self::read(Path::new(FILE)).with_context(|| {
+        let file = platform::exceptions_file();
+        Self::read(&file).with_context(|| {
             format!(
-                "the helper's exceptions in {FILE} cannot be used: correct the file or remove it"
+                "the helper's exceptions in {} cannot be used: correct the file or remove it",
+                file.display()
             )
         })
     }
@@ -48,9 +49,8 @@ impl Exceptions {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => return Err(error.into()),
         };
-        let metadata = path.metadata()?;
         ensure!(
-            metadata.uid() == 0 && metadata.mode() & 0o022 == 0,
+            private::is_administrators(path)?,
             "others than root may write it"
         );
         Ok(Self::parse(&text)?)
@@ -120,6 +120,7 @@ mod tests {
         assert!(Exceptions::parse("allow-ranges = [\"10.0.0.0/99\"]").is_err());
     }
 
+    #[cfg(unix)]
     #[test]
     fn a_file_that_others_may_write_is_refused() {
         use std::os::unix::fs::PermissionsExt as _;

@@ -1,4 +1,4 @@
-//! The network that a helper set up for its session, and how its names are kept against others.
+//! The network that a helper set up for its session, and how its names and routes are kept against others.
 //!
 //! Must not judge requests ([`super::server`]).
 
@@ -11,7 +11,9 @@ use tokio::time::Instant;
 use super::journal::Journal;
 use super::patience::{self, Patience};
 use super::protocol::News;
-use crate::os::{Dns, Record};
+use super::upkeep::Upkeep;
+use super::validate;
+use crate::os::{Dns, Record, Snapshot};
 
 /// What stands, and what undoes it.
 pub(super) struct Network {
@@ -23,16 +25,48 @@ pub(super) struct Network {
     pub(super) resolvers: Vec<IpAddr>,
     pub(super) dns: Option<Box<dyn Dns>>,
     pub(super) patience: Patience,
+    pub(super) mtu: u16,
+    pub(super) upkeep: Upkeep,
     pub(super) journal: Journal,
 }
 
+/// What may not stand as it was set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Disturbance {
+    /// The machine's names.
+    Names,
+    /// The interface, its addresses or its routes.
+    Link,
+}
+
 impl Network {
-    /// Whether names may not stand as they were set.
-    pub(super) async fn disturbed(&mut self) {
-        match &mut self.dns {
-            Some(dns) if self.patience.lasts() => dns.disturbed().await,
-            Some(_) | None => pending().await,
+    /// Waits for a change after which something may not stand as it was set. May be cancelled.
+    pub(super) async fn disturbed(&mut self) -> Disturbance {
+        let names = async {
+            match &mut self.dns {
+                Some(dns) if self.patience.lasts() => dns.disturbed().await,
+                Some(_) | None => pending().await,
+            }
+        };
+        tokio::select! {
+            () = names => Disturbance::Names,
+            () = self.upkeep.disturbed() => Disturbance::Link,
         }
+    }
+
+    /// The ranges whose routes are not in the machine's table, the blocks of the addresses among them. An interface without
+    /// its addresses, or one that is down, has lost its routes too.
+    pub(super) fn missing(&self, snapshot: &Snapshot) -> Vec<IpNetwork> {
+        let stands = |range: &IpNetwork| {
+            snapshot.routes.iter().any(|route| {
+                route.link == Some(self.link) && route.in_main_table && route.destination == *range
+            })
+        };
+        let blocks = self.addresses.iter().copied().map(validate::network);
+        blocks
+            .chain(self.routes.iter().copied())
+            .filter(|range| !stands(range))
+            .collect()
     }
 
     /// Sets names again if they do not stand. Returns what is new about them.
@@ -62,6 +96,7 @@ impl Network {
             upstreams,
             again,
             notes,
+            ..News::default()
         })
     }
 

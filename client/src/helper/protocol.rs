@@ -87,7 +87,7 @@ pub(crate) enum Request {
         /// All of them, each with the prefix of its block.
         addresses: Vec<IpNetwork>,
     },
-    /// Replaces the names given before.
+    /// Replaces the names given before; without any before, they are set as by `configure`.
     SetDns(DnsConfig),
     /// Undo everything and end.
     Release,
@@ -107,8 +107,11 @@ pub(crate) enum Answer {
         refused: Vec<String>,
         /// What the user should know, one text each.
         notes: Vec<String>,
+        /// The session has names from now on: how, as in [`Settled`].
+        #[serde(default, rename = "dnsBackend")]
+        dns_backend: Option<String>,
     },
-    /// Sent unasked, with number 0, when something else than a request changed the machine's names.
+    /// Sent unasked, with number 0, when something else than a request changed the session's network.
     News(News),
     /// The request failed and changed nothing.
     Failed {
@@ -130,14 +133,21 @@ pub(crate) struct Hello {
     pub(crate) undone: Vec<String>,
 }
 
-/// What became of the machine's names without a request.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// What became of the session's network without a request.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct News {
     /// Where the machine's own resolver would ask now, as in [`Settled`].
     pub(crate) upstreams: Vec<SocketAddr>,
     /// Whether the session's names had to be set again.
+    #[serde(default)]
     pub(crate) again: bool,
+    /// How many routes had to be set again.
+    #[serde(default)]
+    pub(crate) routes_again: usize,
+    /// Why the session cannot go on.
+    #[serde(default)]
+    pub(crate) lost: Option<String>,
     /// What the user should know, one text each.
     pub(crate) notes: Vec<String>,
 }

@@ -4,29 +4,29 @@
 
 use std::future::pending;
 use std::io;
-use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use ipnetwork::IpNetwork;
 use kvpn_io::tun::TunOffload;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
 use super::channel::Channel;
 use super::exceptions::Exceptions;
 use super::journal::{self, Journal};
-use super::network::Network;
+use super::network::{Disturbance, Network};
 use super::patience::Patience;
 use super::protocol::{
     Answer, DnsBackend, DnsConfig, Hello, MAX_ROUTES, NetworkConfig, News, Numbered, Request,
     Settled, VERSION,
 };
+use super::upkeep::Upkeep;
 use super::validate::{self, Surroundings};
 use crate::os::platform::{self, INTERFACE, SystemRoutes, SystemTun, Unshared};
-use crate::os::{Record, Routes, Snapshot, Taken, Tun, TunError};
+use crate::os::signals::{Signal, SignalKind, signal};
+use crate::os::{Dns, Record, Routes, Snapshot, Taken, Tun, TunError};
 
 /// An agent that does not read its answers for so long is taken for dead.
 const SEND_LIMIT: Duration = Duration::from_secs(2);
@@ -40,6 +40,7 @@ pub(super) enum Place {
     /// The machine's; what undoes a crash is kept in this folder.
     Machine(PathBuf),
     /// One program's.
+    #[cfg_attr(windows, expect(dead_code, reason = "for `kvpn run`"))]
     Own(Unshared),
 }
 
@@ -61,7 +62,7 @@ impl Place {
 }
 
 /// Serves the agent at the other end of the socket until it is gone, asks to end, or SIGTERM comes.
-pub(super) async fn serve(socket: OwnedFd, place: Place, exceptions: Exceptions) -> Result<()> {
+pub(super) async fn serve(channel: Channel, place: Place, exceptions: Exceptions) -> Result<()> {
     // Taken and dropped: the terminal's Ctrl-C and its end go to the whole group, the lease is the socket.
     let _ignored = [
         signal(SignalKind::interrupt())?,
@@ -70,7 +71,7 @@ pub(super) async fn serve(socket: OwnedFd, place: Place, exceptions: Exceptions)
     ];
     let mut termination = signal(SignalKind::terminate())?;
     let mut server = Server {
-        channel: Channel::new(socket, false).context("the socket cannot be used")?,
+        channel,
         system: SystemRoutes::open()?,
         state: place.state(),
         place,
@@ -86,6 +87,7 @@ pub(super) async fn serve(socket: OwnedFd, place: Place, exceptions: Exceptions)
         let answer = Answer::Done {
             refused: Vec::new(),
             notes,
+            dns_backend: None,
         };
         // The agent may be gone; everything is undone all the same.
         let _ = server.answer(*release, answer, None).await;
@@ -93,23 +95,23 @@ pub(super) async fn serve(socket: OwnedFd, place: Place, exceptions: Exceptions)
     outcome.map(drop)
 }
 
-struct Server {
+pub(super) struct Server {
     channel: Channel,
-    system: SystemRoutes,
+    pub(super) system: SystemRoutes,
     place: Place,
     exceptions: Exceptions,
     state: PathBuf,
-    network: Option<Network>,
+    pub(super) network: Option<Network>,
 }
 
-async fn disturbed(network: &mut Option<Network>) {
+async fn disturbed(network: &mut Option<Network>) -> Disturbance {
     match network {
         Some(network) => network.disturbed().await,
         None => pending().await,
     }
 }
 
-fn standing(network: &mut Option<Network>) -> Result<&mut Network> {
+pub(super) fn standing(network: &mut Option<Network>) -> Result<&mut Network> {
     network
         .as_mut()
         .context("there is no interface yet: `configure` comes first")
@@ -117,9 +119,11 @@ fn standing(network: &mut Option<Network>) -> Result<&mut Network> {
 
 /// What an accepted request led to, beside its refusals.
 #[derive(Default)]
-struct Outcome {
-    refused: Vec<String>,
-    notes: Vec<String>,
+pub(super) struct Outcome {
+    pub(super) refused: Vec<String>,
+    pub(super) notes: Vec<String>,
+    /// How the session has names from now on, if it had none before.
+    dns_backend: Option<String>,
 }
 
 impl Server {
@@ -138,8 +142,8 @@ impl Server {
             let line = tokio::select! {
                 line = self.channel.receive() => line?,
                 _ = termination.recv() => None,
-                () = disturbed(&mut self.network) => {
-                    self.mend().await?;
+                what = disturbed(&mut self.network) => {
+                    self.mend(what).await?;
                     continue;
                 }
             };
@@ -156,8 +160,12 @@ impl Server {
         }
     }
 
-    async fn mend(&mut self) -> Result<()> {
-        match standing(&mut self.network)?.mend().await {
+    async fn mend(&mut self, what: Disturbance) -> Result<()> {
+        let news = match what {
+            Disturbance::Names => standing(&mut self.network)?.mend().await,
+            Disturbance::Link => self.mend_link().await?,
+        };
+        match news {
             Some(news) => self.answer(0, Answer::News(news), None).await,
             None => Ok(()),
         }
@@ -166,8 +174,8 @@ impl Server {
     async fn answer(&mut self, id: u64, answer: Answer, tun: Option<SystemTun>) -> Result<()> {
         let line = serde_json::to_vec(&Numbered { id, body: answer })
             .context("an answer cannot be written as JSON")?;
-        // The helper's own descriptor of the TUN closes here: from now on the interface lives as long as the agent.
-        let sending = self.channel.send(&line, tun.as_ref().map(Tun::descriptor));
+        // The TUN is not this process's any more: from now on the interface lives as long as the agent.
+        let sending = self.channel.send(&line, tun.map(Tun::into_handle));
         timeout(SEND_LIMIT, sending)
             .await
             .map_err(io::Error::from)??;
@@ -187,9 +195,10 @@ impl Server {
             Request::Release => Ok(Outcome::default()),
         };
         let answer = match handled {
-            Ok(Outcome { refused, notes }) => Answer::Done {
-                refused: cut(refused),
-                notes: cut(notes),
+            Ok(outcome) => Answer::Done {
+                refused: cut(outcome.refused),
+                notes: cut(outcome.notes),
+                dns_backend: outcome.dns_backend,
             },
             Err(error) => Answer::Failed {
                 error: format!("{error:#}"),
@@ -253,33 +262,32 @@ impl Server {
             notes: Vec::new(),
         };
         if let Some(dns) = config.dns {
-            self.open_dns(config.dns_backend, &mut settled).await?;
-            let Outcome { refused, notes } = self.set_dns(dns).await?;
-            outcome.refused.extend(refused);
-            outcome.notes.extend(notes);
+            let backend = self.open_dns(config.dns_backend).await?;
+            settled.dns_backend = backend.backend().to_owned();
+            settled.upstreams = backend.upstreams();
+            settled.split = backend.splits();
+            standing(&mut self.network)?.dns = Some(backend);
+            let set = self.replace_dns(dns).await?;
+            outcome.refused.extend(set.refused);
+            outcome.notes.extend(set.notes);
         }
         settled.refused = cut(outcome.refused);
         settled.notes = cut(outcome.notes);
         Ok(settled)
     }
 
-    async fn open_dns(&mut self, choice: DnsBackend, settled: &mut Settled) -> Result<()> {
+    async fn open_dns(&mut self, choice: DnsBackend) -> Result<Box<dyn Dns>> {
         let network = standing(&mut self.network)?;
         let session = network.journal.session();
-        let backend = match &self.place {
+        match &self.place {
             Place::Machine(state) => {
-                platform::open_dns(choice, network.link, state, &session).await?
+                platform::open_dns(choice, network.link, state, &session).await
             }
-            Place::Own(unshared) => unshared.dns(),
-        };
-        settled.dns_backend = backend.backend().to_owned();
-        settled.upstreams = backend.upstreams();
-        settled.split = backend.splits();
-        network.dns = Some(backend);
-        Ok(())
+            Place::Own(unshared) => Ok(unshared.dns()),
+        }
     }
 
-    async fn add_routes(&mut self, routes: Vec<IpNetwork>) -> Result<Outcome> {
+    pub(super) async fn add_routes(&mut self, routes: Vec<IpNetwork>) -> Result<Outcome> {
         let network = standing(&mut self.network)?;
         ensure!(
             network.routes.len() + routes.len() <= MAX_ROUTES,
@@ -355,7 +363,41 @@ impl Server {
         Ok(Outcome::default())
     }
 
-    async fn set_dns(&mut self, mut dns: DnsConfig) -> Result<Outcome> {
+    async fn set_dns(&mut self, dns: DnsConfig) -> Result<Outcome> {
+        if standing(&mut self.network)?.dns.is_some() {
+            return self.replace_dns(dns).await;
+        }
+        // Who had the names may have been killed, its helper too.
+        let undone = journal::undo_leftovers(&self.state).await?;
+        let backend = self.open_dns(DnsBackend::Auto).await?;
+        let name = backend.backend().to_owned();
+        standing(&mut self.network)?.dns = Some(backend);
+        match self.replace_dns(dns).await {
+            Ok(mut outcome) => {
+                let upstreams = standing(&mut self.network)?.upstreams();
+                self.tell_upstreams(upstreams).await?;
+                outcome.notes.extend(undone);
+                outcome.dns_backend = Some(name);
+                Ok(outcome)
+            }
+            Err(error) => {
+                if let Some(mut backend) = standing(&mut self.network)?.dns.take() {
+                    backend.revert().await?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn tell_upstreams(&mut self, upstreams: Vec<SocketAddr>) -> Result<()> {
+        let news = News {
+            upstreams,
+            ..News::default()
+        };
+        self.answer(0, Answer::News(news), None).await
+    }
+
+    async fn replace_dns(&mut self, mut dns: DnsConfig) -> Result<Outcome> {
         let network = standing(&mut self.network)?;
         dns.servers
             .retain(|server| network.has_family(IpNetwork::from(*server)));
@@ -372,14 +414,13 @@ impl Server {
             .await?;
         let upstreams = network.upstreams();
         if upstreams != before {
-            let news = News {
-                upstreams,
-                again: false,
-                notes: Vec::new(),
-            };
-            self.answer(0, Answer::News(news), None).await?;
+            self.tell_upstreams(upstreams).await?;
         }
-        Ok(Outcome { refused, notes })
+        Ok(Outcome {
+            refused,
+            notes,
+            dns_backend: None,
+        })
     }
 
     /// Undoes everything, the newest first. Returns what the user should know; what failed stays in the journal.
@@ -434,6 +475,8 @@ fn open_tun(
                 resolvers: Vec::new(),
                 dns: None,
                 patience: Patience::default(),
+                mtu: config.mtu,
+                upkeep: Upkeep::begin(),
                 journal,
             };
             network.journal.record_interface(tun.name(), link)?;

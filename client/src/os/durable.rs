@@ -2,26 +2,24 @@
 //!
 //! Must not know what stands in them.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use super::private;
+pub(crate) use super::private::sync_folder;
+
 /// Writes a file nobody else may read and waits until it is on the disk, its name too.
 pub(crate) fn keep(path: &Path, content: &[u8]) -> Result<()> {
     let folder = path.parent().context("a kept file needs a folder")?;
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .with_context(|| {
-            format!(
-                "{} cannot be made; kvpn keeps there what it needs to undo its changes",
-                folder.display()
-            )
-        })?;
+    private::make_folder(folder).with_context(|| {
+        format!(
+            "{} cannot be made; kvpn keeps there what it needs to undo its changes",
+            folder.display()
+        )
+    })?;
     replace(path, &unfinished(path), content, 0o600)
         .with_context(|| format!("{} cannot be written", path.display()))
 }
@@ -57,21 +55,9 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
 
 /// Puts a file of this mode at a path, whatever stood there, by way of a temporary name in the same folder.
 pub(crate) fn replace(path: &Path, temporary: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(mode)
-        .open(temporary)?;
+    let mut file = private::create(temporary, mode)?;
     file.write_all(content)?;
-    // The mode given to open is cut by the umask, and resolv.conf has to be readable by everyone.
-    file.set_permissions(Permissions::from_mode(mode))?;
     file.sync_all()?;
     fs::rename(temporary, path)?;
     sync_folder(path)
-}
-
-/// Waits until a path's name is on the disk.
-pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
-    File::open(path.parent().unwrap_or_else(|| Path::new("/")))?.sync_all()
 }

@@ -36,6 +36,13 @@ pub(crate) use watch::{Changes, time_asleep};
 const STATE_FOLDER: &str = "/var/lib/kvpn";
 /// Where the installed helper does that is not root: the other folder is not its to read.
 const SERVICE_STATE_FOLDER: &str = "/var/lib/kvpn-helper";
+/// What a TUN is to who moves its packets.
+pub(crate) type TunHandle = std::os::fd::OwnedFd;
+
+/// Where the user sees why names do not resolve as they should.
+pub(crate) const NAMES_HINT: &str =
+    "look at the `hosts:` line of /etc/nsswitch.conf and at /etc/resolv.conf";
+
 /// What the names of TUN interfaces start with.
 pub(crate) const INTERFACE: &str = "kvpn";
 
@@ -62,6 +69,11 @@ impl DnsUndo {
             Self::Openresolv(record) => openresolv::remove(record).map(|()| Vec::new()),
         }
     }
+}
+
+/// What the administrator allows the helper; root's, and readable by everybody.
+pub(crate) fn exceptions_file() -> PathBuf {
+    PathBuf::from("/etc/kvpn/helper.toml")
 }
 
 /// Where this helper keeps what undoes it.

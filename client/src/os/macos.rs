@@ -31,6 +31,12 @@ pub(crate) use routes::SystemRoutes;
 pub(crate) use tun::Utun as SystemTun;
 pub(crate) use watch::{Changes, time_asleep};
 
+/// What a TUN is to who moves its packets.
+pub(crate) type TunHandle = std::os::fd::OwnedFd;
+
+/// Where the user sees why names do not resolve as they should.
+pub(crate) const NAMES_HINT: &str = "look at `scutil --dns`";
+
 /// What the names of TUN interfaces start with; the system allows no others.
 pub(crate) const INTERFACE: &str = "utun";
 
@@ -54,6 +60,11 @@ impl DnsUndo {
             Self::Resolver(files) => files.remove(),
         }
     }
+}
+
+/// What the administrator allows the helper; root's, and readable by everybody.
+pub(crate) fn exceptions_file() -> PathBuf {
+    PathBuf::from("/etc/kvpn/helper.toml")
 }
 
 /// Where the helper keeps what undoes it.

@@ -13,14 +13,14 @@ use futures::{Stream, stream};
 use kvpn_gateway_core::{ExposureRefused, ServiceKey, SessionIndex};
 use kvpn_k8s::{Error, ExposedService};
 use kvpn_wire::control::{
-    CONNECTION_EVENT, Expose, Exposed, ExposureConflict, ExposureList, LOST_EVENT, REQUEST_EVENT,
-    STATE_EVENT,
+    CONNECTION_EVENT, Expose, Exposed, ExposureConflict, ExposureList, LOST_EVENT, LiveEvent,
+    REQUEST_EVENT, STATE_EVENT,
 };
 use kvpn_wire::name::{Namespace, ServiceName};
 
 use super::tunnel::Caller;
 use super::{Failure, Parts};
-use crate::services::{View, Wish};
+use crate::services::Wish;
 
 /// `PUT /v1/session/exposures/{namespace}/{service}`
 pub(super) async fn put(
@@ -98,12 +98,12 @@ pub(super) async fn events(
     Ok(Sse::new(events).keep_alive(KeepAlive::default()))
 }
 
-fn event(view: &View) -> Event {
+fn event(view: &LiveEvent) -> Event {
     let (name, data) = match view {
-        View::Request(request) => (REQUEST_EVENT, serde_json::to_string(request)),
-        View::Connection(connection) => (CONNECTION_EVENT, serde_json::to_string(connection)),
-        View::State(state) => (STATE_EVENT, serde_json::to_string(state)),
-        View::Lost(lost) => (LOST_EVENT, serde_json::to_string(lost)),
+        LiveEvent::Request(request) => (REQUEST_EVENT, serde_json::to_string(request)),
+        LiveEvent::Connection(connection) => (CONNECTION_EVENT, serde_json::to_string(connection)),
+        LiveEvent::State(state) => (STATE_EVENT, serde_json::to_string(state)),
+        LiveEvent::Lost(lost) => (LOST_EVENT, serde_json::to_string(lost)),
     };
     let data = data.expect("plain types have a JSON form");
     Event::default().event(name).data(data)

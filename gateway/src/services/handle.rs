@@ -1,10 +1,9 @@
 //! The way to the task that serves exposures: what HTTP asks of it, over a bounded channel, with an answer each.
 
 use kvpn_gateway_core::{ExposureRefused, ServiceKey, SessionIndex};
-use kvpn_wire::control::{Expose, Exposed, ExposureList};
+use kvpn_wire::control::{Expose, Exposed, ExposureList, LiveEvent};
 use tokio::sync::{mpsc, oneshot};
 
-use super::view::View;
 use crate::commands::Unanswered;
 
 /// Requests that wait, and views of one watcher.
@@ -16,7 +15,7 @@ pub(super) enum Request {
     Expose(Box<Wish>, oneshot::Sender<Result<Exposed, ExposureRefused>>),
     Unexpose(ServiceKey, String, oneshot::Sender<bool>),
     List(Option<String>, oneshot::Sender<ExposureList>),
-    Watch(String, mpsc::Sender<View>),
+    Watch(String, mpsc::Sender<LiveEvent>),
     Leave(oneshot::Sender<()>),
 }
 
@@ -76,7 +75,7 @@ impl ServicesHandle {
     pub(crate) async fn watch(
         &self,
         fingerprint: String,
-    ) -> Result<mpsc::Receiver<View>, Unanswered> {
+    ) -> Result<mpsc::Receiver<LiveEvent>, Unanswered> {
         let (views_tx, views) = mpsc::channel(QUEUE);
         let request = Request::Watch(fingerprint, views_tx);
         self.requests.send(request).await.map_err(|_| Unanswered)?;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use kvpn_gateway_core::{ExposurePart, ServiceKey};
 use kvpn_wire::control::{
-    ACTIVE_STATE, ConnectionEvent, Destination, Expose, ExposureStatus, LostEvents, RequestEvent,
-    StateEvent,
+    ACTIVE_STATE, ConnectionEvent, Destination, Expose, ExposureStatus, LiveEvent, LostEvents,
+    RequestEvent, StateEvent,
 };
 use kvpn_wire::exposure::Protocol;
 use tokio::sync::mpsc;
@@ -25,19 +25,6 @@ const PATH: usize = 1024;
 /// The state in which the laptop does not get its traffic.
 const SILENT: &str = "origin: the laptop is silent";
 
-/// One event of the live view.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum View {
-    /// A request was served.
-    Request(RequestEvent),
-    /// A connection is over.
-    Connection(ConnectionEvent),
-    /// An exposure's state changed.
-    State(StateEvent),
-    /// Some were not told.
-    Lost(LostEvents),
-}
-
 /// The name by which a session's laptop goes.
 pub(super) fn owner(session: &str, expose: &Expose) -> Owner {
     let digits = session.get(..DIGITS).unwrap_or(session);
@@ -53,15 +40,15 @@ pub(super) struct Views {
 
 struct Watcher {
     session: String,
-    views: mpsc::Sender<View>,
+    views: mpsc::Sender<LiveEvent>,
     lost: u64,
 }
 
 impl Watcher {
     /// Whether it still looks on.
-    fn tell(&mut self, view: View) -> bool {
+    fn tell(&mut self, view: LiveEvent) -> bool {
         if self.lost > 0 {
-            let lost = View::Lost(LostEvents { events: self.lost });
+            let lost = LiveEvent::Lost(LostEvents { events: self.lost });
             match self.views.try_send(lost) {
                 Ok(()) => self.lost = 0,
                 Err(TrySendError::Full(_)) => {}
@@ -81,7 +68,7 @@ impl Watcher {
 
 impl Views {
     /// A session looks on from now on. Those that went without anything to tell them of are forgotten.
-    pub(super) fn add(&mut self, session: String, views: mpsc::Sender<View>) {
+    pub(super) fn add(&mut self, session: String, views: mpsc::Sender<LiveEvent>) {
         self.watchers.retain(|watcher| !watcher.views.is_closed());
         self.watchers.push(Watcher {
             session,
@@ -126,7 +113,7 @@ impl Views {
             let named = (key.clone(), part.session.to_owned());
             let state = state(&part);
             if former.get(&named) != Some(&state) {
-                let view = View::State(StateEvent {
+                let view = LiveEvent::State(StateEvent {
                     namespace: key.namespace.clone(),
                     service: key.service.clone(),
                     state: state.to_owned(),
@@ -166,10 +153,12 @@ fn destination(to: &Share) -> (Destination, bool) {
     }
 }
 
-fn view(key: &ServiceKey, port: u16, record: &Record) -> View {
+fn view(key: &ServiceKey, port: u16, record: &Record) -> LiveEvent {
     match record {
-        Record::Request(request) => View::Request(request_event(key, port, request)),
-        Record::Connection(connection) => View::Connection(connection_event(key, port, connection)),
+        Record::Request(request) => LiveEvent::Request(request_event(key, port, request)),
+        Record::Connection(connection) => {
+            LiveEvent::Connection(connection_event(key, port, connection))
+        }
     }
 }
 

@@ -480,7 +480,7 @@ async fn trailers_of_a_response_are_for_those_who_want_them() {
             .unwrap()
     })
     .await;
-    let stage = Stage::start([everything("ana")], [(laptop("ana"), server)]).await;
+    let mut stage = Stage::start([everything("ana")], [(laptop("ana"), server)]).await;
     for (te, expected) in [("te: trailers\r\n", "X-Sum: 1\r\n\r\n"), ("", "\r\n")] {
         let stream = TcpStream::connect(stage.address).await.unwrap();
         let mut client = Wire::new(stream);
@@ -491,5 +491,6 @@ async fn trailers_of_a_response_are_for_those_who_want_them() {
             .await;
         client.until("0\r\n").await;
         assert_eq!(client.rest().await.unwrap(), expected);
+        assert!(stage.request_record().await.complete);
     }
 }

@@ -1,6 +1,7 @@
 //! Linux: TUNSETOFFLOAD, which work the kernel leaves to the owner of a TUN; and socket options.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
+pub(crate) use std::os::fd::{AsFd, AsFd as AsDescriptor};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use rustix::io::Errno;
@@ -13,6 +14,9 @@ use rustix::net::sockopt::{
 
 /// `linux/if_tun.h`. The value is passed itself, not by a pointer, whatever the opcode's type says.
 const TUNSETOFFLOAD: Opcode = opcode::write::<u32>(b'T', 208);
+
+/// `EMSGSIZE`: a datagram is longer than the interface takes.
+pub(crate) const TOO_LONG: i32 = Errno::MSGSIZE.raw_os_error();
 
 /// What stands before a packet of a plain TUN: nothing.
 pub(crate) const LEAD: usize = 0;

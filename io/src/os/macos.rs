@@ -1,11 +1,15 @@
 //! macOS: packets of a utun have their address family before them, and the kernel joins nothing.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
+pub(crate) use std::os::fd::{AsFd, AsFd as AsDescriptor};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use rustix::io::Errno;
 use rustix::net::AddressFamily;
 use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
+
+/// `EMSGSIZE`: a datagram is longer than the interface takes.
+pub(crate) const TOO_LONG: i32 = Errno::MSGSIZE.raw_os_error();
 
 /// What stands before a packet of a plain TUN: its address family, in network byte order (`net/if_utun.h`).
 pub(crate) const LEAD: usize = 4;

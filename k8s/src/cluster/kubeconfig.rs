@@ -107,12 +107,11 @@ fn read(file: &Path) -> Result<Kubeconfig, Error> {
 }
 
 fn unreadable(file: &Path, error: &(dyn std::error::Error + 'static)) -> Error {
+    let error = crate::error::classify::innermost(error);
+    // The lines below it quote the file, and with it perhaps a token.
+    let error = error.lines().next().unwrap_or_default();
     Error::Config {
-        why: format!(
-            "{}: {}",
-            file.display(),
-            crate::error::classify::innermost(error)
-        ),
+        why: format!("{}: {error}", file.display()),
         hint: Some(format!(
             "check it with `kubectl --kubeconfig {} config view`",
             file.display()

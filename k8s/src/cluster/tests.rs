@@ -67,6 +67,18 @@ fn several_files_merge_and_the_first_to_name_a_thing_wins() {
 }
 
 #[test]
+fn a_file_that_is_no_yaml_is_not_quoted() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("a");
+    fs::write(&file, "users:\n- name: ana\n  user: {token: s3cret\n").unwrap();
+    let Err(error) = Cluster::load(&options(file)) else {
+        panic!("it is read");
+    };
+    let text = error.to_string();
+    assert!(text.contains("line ") && !text.contains("s3cret"), "{text}");
+}
+
+#[test]
 fn options_overrule_the_file() {
     let directory = tempfile::tempdir().unwrap();
     let file = write(

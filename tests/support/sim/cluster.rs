@@ -21,9 +21,25 @@ pub(crate) const SINK: &str = "10.96.0.7:9";
 /// Nothing listens there.
 pub(crate) const CLOSED: &str = "10.96.0.7:81";
 
-/// The name of the echo server, and its address as bytes.
-const NAME: &[u8] = b"\x04echo\x07default\x03svc\x07cluster\x05local\x00";
-const ADDRESS: [u8; 4] = [10, 96, 0, 7];
+/// The names that there are: the echo server's, one of another namespace, and pods of equal names in both.
+const NAMES: [(&[u8], [u8; 4]); 4] = [
+    (
+        b"\x04echo\x07default\x03svc\x07cluster\x05local\x00",
+        [10, 96, 0, 7],
+    ),
+    (
+        b"\x02db\x06orders\x03svc\x07cluster\x05local\x00",
+        [10, 96, 0, 8],
+    ),
+    (
+        b"\x04db-0\x02db\x06orders\x03svc\x07cluster\x05local\x00",
+        [10, 96, 0, 9],
+    ),
+    (
+        b"\x04db-0\x02db\x07default\x03svc\x07cluster\x05local\x00",
+        [10, 96, 0, 10],
+    ),
+];
 
 /// The most that waits to be echoed, in bytes: little enough that windows close.
 const MAX_PENDING: usize = 64 << 10;
@@ -195,7 +211,7 @@ impl Cluster {
     }
 }
 
-/// The name server's answer: the echo server's address, or NXDOMAIN. Written by hand, so that no library of the client's
+/// The name server's answer: an address, or NXDOMAIN. Written by hand, so that no library of the client's
 /// checks itself.
 fn answer(query: &[u8]) -> Vec<u8> {
     let name_end = 12
@@ -205,25 +221,26 @@ fn answer(query: &[u8]) -> Vec<u8> {
             .expect("a name")
         + 1;
     let question = &query[12..name_end + 4];
-    let known = query[12..name_end].eq_ignore_ascii_case(NAME);
-    let asks_a = question.ends_with(&[0, 1, 0, 1]);
+    let mut names = NAMES.iter();
+    let known = names.find(|(name, _)| query[12..name_end].eq_ignore_ascii_case(name));
+    let address = known.filter(|_| question.ends_with(&[0, 1, 0, 1]));
     let mut answer = query[..2].to_vec();
     answer.extend([
         0x85,
-        if known { 0x80 } else { 0x83 },
+        if known.is_some() { 0x80 } else { 0x83 },
         0,
         1,
         0,
-        u8::from(known && asks_a),
+        u8::from(address.is_some()),
         0,
         0,
         0,
         0,
     ]);
     answer.extend(question);
-    if known && asks_a {
+    if let Some((_, address)) = address {
         answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 30, 0, 4]);
-        answer.extend(ADDRESS);
+        answer.extend(address);
     }
     answer
 }

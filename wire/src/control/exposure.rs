@@ -397,5 +397,19 @@ pub struct LostEvents {
     pub events: u64,
 }
 
+/// What happened at an exposure. Each server-sent event has the data of one variant, and its name.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "camelCase")]
+pub enum LiveEvent {
+    /// [`REQUEST_EVENT`]
+    Request(RequestEvent),
+    /// [`CONNECTION_EVENT`]
+    Connection(ConnectionEvent),
+    /// [`STATE_EVENT`]
+    State(StateEvent),
+    /// [`LOST_EVENT`]
+    Lost(LostEvents),
+}
+
 #[cfg(test)]
 mod tests;

@@ -20,12 +20,14 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
 use kvpn_client_core::ClientState;
 use kvpn_netstack::{Event, FlowId, Full, Refusal};
-use tokio::net::{TcpStream, UdpSocket, UnixStream};
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::oneshot;
 
 use tcp::{Stream, TcpFlow};
 use udp::UdpFlow;
 use wake::Wakes;
+
+use crate::agent::transport::{self, Pipe};
 
 /// Flows at once; more are refused.
 const MAX_FLOWS: usize = 4096;
@@ -37,7 +39,7 @@ const DIAL_LIMIT: Duration = Duration::from_secs(10);
 const MAX_DATAGRAM: usize = 65_535;
 
 /// Gets a dialled connection, or why there is none.
-pub(super) type DialledTx = oneshot::Sender<io::Result<UnixStream>>;
+pub(super) type DialledTx = oneshot::Sender<io::Result<Pipe>>;
 
 /// What a turn of a flow's socket came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -281,14 +283,14 @@ impl Flows {
             self.sockets.insert(flow, socket);
             return;
         };
-        let (result, ours) = match UnixStream::pair() {
+        let (result, ours) = match transport::pair() {
             Ok((ours, theirs)) => (Ok(theirs), Some(ours)),
             Err(error) => (Err(error), None),
         };
         let is_taken = dialled_tx.send(result).is_ok();
         match ours.filter(|_| is_taken) {
             Some(ours) => {
-                let tcp = TcpFlow::new(flow, Stream::Unix(ours), self.wakes.of(flow));
+                let tcp = TcpFlow::new(flow, Stream::Dialled(ours), self.wakes.of(flow));
                 self.sockets.insert(flow, FlowSocket::Tcp(tcp));
             }
             None => state.tcp_abort(flow, now),

@@ -10,11 +10,12 @@ use kvpn_client_core::{QueryType, Resolution, Status};
 use kvpn_io::tun::TunOffload;
 use kvpn_io::udp::UdpOffload;
 use kvpn_wire::packet::Protocol;
-use tokio::net::{UdpSocket, UnixStream};
+use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::agent::driver::Command;
 use crate::agent::report::{CarrierReport, OffloadReport, SessionReport, TrafficReport};
+use crate::agent::transport::Pipe;
 
 /// How the driver does.
 #[derive(Debug, Clone)]
@@ -53,7 +54,7 @@ impl Handle {
     /// # Errors
     /// `ConnectionRefused`, or `TimedOut` when nothing was heard for 10 s; `AddrNotAvailable` when the session has no address of that
     /// family; `QuotaExceeded` when there are too many flows; `NotConnected` when the driver is gone.
-    pub(crate) async fn dial(&self, to: SocketAddr) -> io::Result<UnixStream> {
+    pub(crate) async fn dial(&self, to: SocketAddr) -> io::Result<Pipe> {
         let (dialled_tx, dialled_rx) = oneshot::channel();
         self.tell(Command::Dial(to, dialled_tx)).await;
         let dialled = dialled_rx.await;

@@ -2,15 +2,15 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::task::Context;
 
 use kvpn_io::udp::{Datagrams, UdpOffload};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
-use crate::agent::driver::watch::{forget_readiness, watch};
+use crate::agent::driver::watch::{
+    Watched, forget_readiness, has_arrivals, has_room, watch_arrivals, watch_room,
+};
 
 /// UDP sockets of the families that are there.
 #[derive(Default)]
@@ -22,9 +22,9 @@ pub(crate) struct UdpCarrier {
 /// One family's socket.
 struct Family {
     /// Watched for what comes.
-    datagrams: Datagrams<AsyncFd<OwnedFd>>,
+    datagrams: Datagrams<Watched>,
     /// The same socket, watched for room while something is held.
-    room: Option<AsyncFd<OwnedFd>>,
+    room: Option<Watched>,
     /// What the socket did not take yet; nothing more is sent before it.
     held: Vec<u8>,
     /// Where to, and how long each datagram is.
@@ -124,7 +124,7 @@ impl Family {
         cx: &mut Context<'_>,
         mut take: impl FnMut(SocketAddr, &mut [u8], usize),
     ) -> bool {
-        while self.datagrams.socket().poll_read_ready(cx).is_ready() {
+        while has_arrivals(self.datagrams.socket(), cx) {
             match self.datagrams.receive(&mut take) {
                 Ok(true) => return true,
                 Ok(false) => {
@@ -181,7 +181,7 @@ impl Family {
     /// Whether it is worth a try; if not, there will be a wake.
     fn may_have_room(&self, cx: &mut Context<'_>) -> bool {
         let Some(room) = &self.room else { return true };
-        let ready = room.poll_write_ready(cx).is_ready();
+        let ready = has_room(room, cx);
         if ready {
             forget_readiness(room, Interest::WRITABLE);
         }
@@ -192,8 +192,7 @@ impl Family {
         if self.room.is_some() {
             return;
         }
-        let descriptor = self.datagrams.socket().as_fd().try_clone_to_owned();
-        match descriptor.and_then(|descriptor| watch(descriptor, Interest::WRITABLE)) {
+        match watch_room(self.datagrams.socket()) {
             Ok(room) => self.room = Some(room),
             Err(error) => {
                 tracing::warn!(%error, "a full UDP socket cannot be watched; datagrams are lost");
@@ -203,7 +202,7 @@ impl Family {
     }
 }
 
-fn open(any: IpAddr) -> io::Result<AsyncFd<OwnedFd>> {
+fn open(any: IpAddr) -> io::Result<Watched> {
     let domain = if any.is_ipv4() {
         Domain::IPV4
     } else {
@@ -215,8 +214,9 @@ fn open(any: IpAddr) -> io::Result<AsyncFd<OwnedFd>> {
     }
     socket.set_nonblocking(true)?;
     socket.bind(&SocketAddr::new(any, 0).into())?;
-    watch(socket.into(), Interest::READABLE)
+    watch_arrivals(socket)
 }
 
 #[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests;

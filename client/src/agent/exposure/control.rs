@@ -8,10 +8,10 @@ use hyper::body::Bytes;
 use kvpn_wire::control::{
     EVENTS_PATH, ErrorBody, Expose, Exposed, ExposureConflict, exposure_path,
 };
-use tokio::net::UnixStream;
 
 use crate::agent::driver::Handle;
 use crate::agent::session::Peer;
+use crate::agent::transport::Pipe;
 use crate::cli::failure::{CONFLICT, FAILED, Failure};
 use crate::cluster::http;
 
@@ -96,7 +96,7 @@ impl Control {
             .context("the gateway does not answer")?
     }
 
-    async fn dial(&self) -> anyhow::Result<UnixStream> {
+    async fn dial(&self) -> anyhow::Result<Pipe> {
         let stream = self.driver.dial(self.peer.control()?).await;
         stream.context("the gateway's control port cannot be reached through the tunnel")
     }

@@ -3,11 +3,7 @@
 use std::time::Duration;
 
 use http_body_util::BodyExt as _;
-use kvpn_wire::control::{
-    CONNECTION_EVENT, ConnectionEvent, LOST_EVENT, LostEvents, REQUEST_EVENT, RequestEvent,
-    STATE_EVENT, StateEvent,
-};
-use serde::Serialize;
+use kvpn_wire::control::{CONNECTION_EVENT, LOST_EVENT, LiveEvent, REQUEST_EVENT, STATE_EVENT};
 use tokio::sync::{mpsc, watch};
 
 use crate::agent::driver::Handle;
@@ -18,34 +14,18 @@ use crate::agent::session::Peer;
 /// The pause before a view that broke is opened again.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// What happens at an exposure.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(tag = "event", rename_all = "camelCase")]
-pub(crate) enum LiveEvent {
-    /// A request was answered.
-    Request(RequestEvent),
-    /// A connection ended whose requests cannot be told apart.
-    Connection(ConnectionEvent),
-    /// The exposure's state changed.
-    State(StateEvent),
-    /// Some were not told.
-    Lost(LostEvents),
-}
-
-impl LiveEvent {
-    /// What the gateway said; `None` for what this build does not know.
-    fn of(event: &Event) -> Option<Self> {
-        let data = &event.data;
-        let read = match event.name.as_str() {
-            REQUEST_EVENT => serde_json::from_str(data).map(Self::Request),
-            CONNECTION_EVENT => serde_json::from_str(data).map(Self::Connection),
-            STATE_EVENT => serde_json::from_str(data).map(Self::State),
-            LOST_EVENT => serde_json::from_str(data).map(Self::Lost),
-            _ => return None,
-        };
-        read.inspect_err(|error| tracing::debug!(%error, "an event cannot be read"))
-            .ok()
-    }
+/// What the gateway said; `None` for what this build does not know.
+fn live_event(event: &Event) -> Option<LiveEvent> {
+    let data = &event.data;
+    let read = match event.name.as_str() {
+        REQUEST_EVENT => serde_json::from_str(data).map(LiveEvent::Request),
+        CONNECTION_EVENT => serde_json::from_str(data).map(LiveEvent::Connection),
+        STATE_EVENT => serde_json::from_str(data).map(LiveEvent::State),
+        LOST_EVENT => serde_json::from_str(data).map(LiveEvent::Lost),
+        _ => return None,
+    };
+    read.inspect_err(|error| tracing::debug!(%error, "an event cannot be read"))
+        .ok()
 }
 
 /// Tells what happens until nobody looks on any more.
@@ -83,7 +63,7 @@ async fn read(control: &Control, live_tx: &mpsc::Sender<LiveEvent>) -> anyhow::R
             continue;
         };
         for event in parser.feed(&data)? {
-            if let Some(event) = LiveEvent::of(&event) {
+            if let Some(event) = live_event(&event) {
                 // Who reads slowly slows the gateway's stream down, and the gateway counts what it leaves out.
                 live_tx.send(event).await?;
             }
@@ -103,13 +83,13 @@ mod tests {
             name: name.to_owned(),
             data: data.to_owned(),
         };
-        let request = LiveEvent::of(&event(REQUEST_EVENT)).unwrap();
+        let request = live_event(&event(REQUEST_EVENT)).unwrap();
         let line = serde_json::to_string(&request).unwrap();
         assert!(
             line.starts_with(r#"{"event":"request","namespace":"shop""#),
             "{line}"
         );
-        assert_eq!(LiveEvent::of(&event("ofNextYear")), None);
-        assert_eq!(LiveEvent::of(&event(LOST_EVENT)), None);
+        assert_eq!(live_event(&event("ofNextYear")), None);
+        assert_eq!(live_event(&event(LOST_EVENT)), None);
     }
 }

@@ -4,11 +4,10 @@
 use std::time::{Duration, Instant};
 
 use kvpn_k8s::{Error as ClusterError, ExposedService};
-use kvpn_wire::control::{ACTIVE_STATE, StateEvent};
+use kvpn_wire::control::{ACTIVE_STATE, LiveEvent, StateEvent};
 use tokio::sync::mpsc;
 
 use crate::agent::driver::Reading;
-use crate::agent::exposure::events::LiveEvent;
 use crate::agent::exposure::exposing::{Exposing, may_pass};
 use crate::agent::exposure::judge::{Found, Judge, Step};
 use crate::agent::now;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures::SinkExt as _;
 use kvpn_k8s::Cluster;
-use tokio::net::UnixListener;
+use kvpn_wire::control::LiveEvent;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -14,12 +14,13 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::board::{Board, End};
 use crate::agent::control::{self, Caller, Control, Lines};
 use crate::agent::driver::Figures;
-use crate::agent::exposure::{Exposing, LiveEvent, Prepared, Wanted, events, prepare};
+use crate::agent::exposure::{Exposing, Prepared, Wanted, events, prepare};
 use crate::agent::lock::{self, Held, Holder, Lock};
 use crate::agent::message::Reply;
 use crate::agent::opening::Opening;
 use crate::agent::places::SessionName;
 use crate::agent::report::State;
+use crate::agent::transport::Listener;
 use crate::agent::{end_on_signals, first_report, log_to, now};
 use crate::cli::failure::{CONFLICT, FAILED, Failure};
 use crate::cli::log;
@@ -33,7 +34,7 @@ pub(crate) struct Process {
     figures: Figures,
     /// Commands find the process here.
     pub(crate) control: Control,
-    listener: UnixListener,
+    listener: Listener,
     lock: Lock,
     holder: Holder,
     name: SessionName,

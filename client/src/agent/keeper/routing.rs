@@ -1,5 +1,5 @@
-//! What a session with a TUN follows besides its gateway: the cluster's ranges and namespaces. Tells the network task what
-//! ought to be; sets nothing itself.
+//! What a session with a TUN follows besides its gateway: the cluster's ranges and namespaces, and what other interfaces of the machine
+//! have. Tells the network task what ought to be; sets nothing itself.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use kvpn_client_core::Names;
-use kvpn_k8s::Error as ClusterError;
-use tokio::sync::watch;
+use kvpn_k8s::{Discovery, Error as ClusterError};
+use tokio::sync::{Notify, watch};
 
 use crate::agent::driver::Command;
 use crate::agent::keeper::Keeper;
@@ -17,10 +17,10 @@ use crate::agent::laptop::Laptop;
 use crate::agent::message::Start;
 use crate::agent::network::Wish;
 use crate::agent::others::{self, Others};
-use crate::agent::ranges::{self, Findings, Plan};
+use crate::agent::ranges::{self, Conflict, Findings, Plan};
 use crate::agent::{laptop, names, now, session};
 
-/// How long looking for the cluster's ranges may keep the keeper from its other work.
+/// How long looking for ranges may keep the keeper from its other work.
 const LOOK_AGAIN_LIMIT: Duration = Duration::from_secs(10);
 
 /// What is routed into a session, and who is told when that changes.
@@ -29,10 +29,32 @@ pub(crate) struct Routing {
     /// keeper --what the network ought to be like--> the network task
     pub(crate) wish_tx: watch::Sender<Wish>,
     pub(crate) names: Names,
+    /// What was learnt of the cluster last.
+    pub(crate) survey: Survey,
+    /// What the user was told of its ranges.
+    pub(crate) notes: Vec<String>,
+    /// Other interfaces of the machine have other ranges.
+    pub(crate) ranges: Arc<Notify>,
     /// The resolvers that the machine asked before.
     pub(crate) resolvers: Vec<IpAddr>,
     /// the network task --those that it would ask now--> keeper
     pub(crate) upstream_rx: watch::Receiver<Vec<SocketAddr>>,
+}
+
+/// The cluster as far as routes depend on it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Survey {
+    pub(crate) discovery: Discovery,
+    /// Where the API server is reached.
+    pub(crate) servers: Vec<SocketAddr>,
+}
+
+/// Resolves when other interfaces have other ranges; never without a TUN.
+pub(super) async fn others_changed(routing: Option<&Routing>) {
+    match routing {
+        Some(routing) => routing.ranges.notified().await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Keeper {
@@ -46,14 +68,41 @@ impl Keeper {
 
     /// Looks what the cluster's ranges are now; what cannot be seen stays as it is.
     pub(super) async fn look_again(&mut self) {
+        if self.routing.is_none() {
+            return;
+        }
+        let survey = match tokio::time::timeout(LOOK_AGAIN_LIMIT, self.survey()).await {
+            Ok(Ok(survey)) => Some(survey),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the cluster's ranges are taken to be as they were");
+                None
+            }
+            Err(_) => None,
+        };
+        if let (Some(routing), Some(survey)) = (&mut self.routing, survey) {
+            routing.survey = survey;
+        }
+        self.plan_again().await;
+    }
+
+    async fn survey(&self) -> Result<Survey, ClusterError> {
+        let discovery = self
+            .cluster
+            .discover(self.cluster.namespace(), &self.gateway);
+        let (discovery, servers) = tokio::join!(discovery, self.cluster.api_server_addresses());
+        Ok(Survey {
+            discovery: discovery?,
+            servers,
+        })
+    }
+
+    /// Decides anew what is routed, from what is known of the cluster.
+    pub(super) async fn plan_again(&mut self) {
         let Some(routing) = &self.routing else { return };
         let plan = match tokio::time::timeout(LOOK_AGAIN_LIMIT, self.plan(routing)).await {
             Ok(Ok(plan)) => plan,
-            Ok(Err(error)) => {
-                let error = format!("{error:#}");
-                return tracing::debug!(error, "ranges stay as they are");
-            }
-            Err(_) => return tracing::debug!("ranges stay as they are: no answer"),
+            Ok(Err(error)) => return self.no_plan(&error),
+            Err(_) => return tracing::debug!("routes stay as they are: no answer"),
         };
         self.rename(|names| names.reverse = plan.reverse).await;
         self.board.update(|report| {
@@ -61,10 +110,34 @@ impl Keeper {
                 network.overlaps = plan.overlaps;
             }
         });
-        for note in plan.notes {
+        self.say(plan.notes);
+        self.wish(|wish| {
+            (wish.routes, wish.netmap, wish.outside) = (plan.routes, plan.netmap, plan.outside);
+        });
+    }
+
+    fn no_plan(&mut self, error: &anyhow::Error) {
+        tracing::debug!(error = format!("{error:#}"), "routes stay as they are");
+        if let Some(conflict) = error.downcast_ref::<Conflict>() {
+            let hint = conflict.hint();
+            self.say(vec![format!(
+                "{conflict}: {hint}; until then routes stay as they are"
+            )]);
+        }
+    }
+
+    /// Tells the user of ranges, and what was told is so no more.
+    fn say(&mut self, notes: Vec<String>) {
+        let Some(routing) = &mut self.routing else {
+            return;
+        };
+        for note in routing.notes.iter().filter(|note| !notes.contains(note)) {
+            self.board.withdraw(note);
+        }
+        for note in &notes {
             self.board.note(note);
         }
-        self.wish(|wish| (wish.routes, wish.netmap) = (plan.routes, plan.netmap));
+        routing.notes = notes;
     }
 
     async fn plan(&self, routing: &Routing) -> anyhow::Result<Plan> {
@@ -80,20 +153,17 @@ impl Keeper {
         let upstreams = routing.upstream_rx.borrow().clone();
         let beyond = upstreams.iter().map(SocketAddr::ip);
         (machine.resolvers).extend(beyond.filter(|address| !address.is_loopback()));
-        let discovery = self
-            .cluster
-            .discover(self.cluster.namespace(), &self.gateway);
-        let (discovery, servers) = tokio::join!(discovery, self.cluster.api_server_addresses());
+        let Survey { discovery, servers } = &routing.survey;
         let endpoints = (servers.iter())
             .chain(&self.udp_candidates)
             .map(SocketAddr::ip);
         let grant = &self.keys.grant;
         let standing = routing.wish_tx.borrow().clone();
         let findings = Findings {
-            foreign: others.foreign,
+            foreign: others.foreign(&machine),
             standing: standing.routes,
             mappings: standing.netmap.mappings().to_vec(),
-            ..Findings::of(&routing.start, &machine, &discovery?, grant, endpoints)
+            ..Findings::of(&routing.start, &machine, discovery, grant, endpoints)
         };
         Ok(ranges::plan(&findings)?)
     }

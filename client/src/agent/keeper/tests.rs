@@ -59,6 +59,7 @@ impl Rig {
             addresses: Vec::new(),
             routes: Vec::new(),
             netmap: Netmap::default(),
+            outside: Vec::new(),
             dns: names::dns_config(Vec::new(), &names),
         };
         let keys = keys();
@@ -78,6 +79,9 @@ impl Rig {
                 start: Arc::new(start),
                 wish_tx: watch::Sender::new(wish),
                 names,
+                survey: Survey::default(),
+                notes: Vec::new(),
+                ranges: Arc::default(),
                 resolvers: Vec::new(),
                 upstream_rx: watch::Sender::new(Vec::new()).subscribe(),
             }),

@@ -3,27 +3,25 @@
 //! Must not know how a system starts things at login.
 
 use std::ffi::OsString;
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
 use kvpn_k8s::Cluster;
 
-use super::{ConnectArgs, connect, session_name};
+use super::{ConnectArgs, connect, load, session_name};
 use crate::agent::places::SessionName;
 use crate::cli::failure::{FAILED, Failure};
-use crate::cli::kube::kube;
 use crate::cli::{Cli, Command, Situation, output};
 use crate::os::platform::{login, service};
 
 /// `kvpn connect --at-login`
 pub(super) async fn run(situation: &Situation, args: ConnectArgs) -> anyhow::Result<ExitCode> {
     check(situation)?;
-    let cluster = Cluster::load(&kube(situation).options(std::io::stdin().is_terminal()))?;
+    let cluster = load(situation)?;
     let name = session_name(args.name.as_ref(), &cluster);
     let command = command(&cluster, &name)?;
-    let code = connect(situation, args).await?;
+    let code = connect(situation, args, cluster).await?;
     let environment = situation.environment.to_keep();
     let unit = login::enable(&situation.user.home, name.as_str(), &command, &environment)?;
     if !situation.globals.quiet {

@@ -5,8 +5,6 @@ use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use kvpn_wire::exposure::PortMapping;
 use kvpn_wire::name::ServiceName;
 
-use crate::cli::user::User;
-
 /// Ports and Service of `8080:80 9090:9090/udp as web`.
 ///
 /// # Errors
@@ -38,16 +36,6 @@ pub(super) fn split(words: &[String]) -> Result<(Vec<PortMapping>, String), Stri
 fn form() -> String {
     "write `kvpn expose PORT[:SERVICE-PORT][/udp].. as SERVICE`, such as `kvpn expose 8080:80 as web`"
         .to_owned()
-}
-
-/// Who it is, for others to read: `ana@laptop`.
-pub(super) fn owner(user: &User) -> String {
-    let host = rustix::system::uname();
-    let host = host.nodename().to_string_lossy();
-    match &user.name {
-        Some(name) => format!("{name}@{host}"),
-        None => format!("{}@{host}", user.uid),
-    }
 }
 
 /// Whether a question reaches somebody.

@@ -1,15 +1,14 @@
 //! The command that runs while a Service is exposed: in the terminal's foreground, with its signals.
 
 use std::ffi::OsString;
-use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
 use crate::agent::report::SessionReport;
 use crate::cli::failure::{FAILED, Failure};
+use crate::os::signals::{self, SignalKind};
 
 /// How long a command may take to end when it is asked to.
 const END_LIMIT: Duration = Duration::from_secs(5);
@@ -37,17 +36,15 @@ pub(super) fn start(command: &[OsString], report: &SessionReport) -> Result<Chil
 }
 
 /// Passes a signal on.
-pub(super) fn signal(child: &Child, signal: Signal) {
-    let pid = child.id().and_then(|id| i32::try_from(id).ok());
-    if let Some(pid) = pid.and_then(Pid::from_raw) {
-        // It may be gone already.
-        let _ = kill_process(pid, signal);
+pub(super) fn signal(child: &Child, kind: SignalKind) {
+    if let Some(pid) = child.id() {
+        signals::pass_on(pid, kind);
     }
 }
 
 /// Ends a command that nobody needs any more.
 pub(super) async fn end(mut child: Child) {
-    signal(&child, Signal::TERM);
+    signal(&child, SignalKind::terminate());
     if tokio::time::timeout(END_LIMIT, child.wait()).await.is_err() {
         let _ = child.kill().await;
     }
@@ -55,15 +52,16 @@ pub(super) async fn end(mut child: Child) {
 
 /// Its exit code, as a shell has it.
 pub(super) fn code(status: ExitStatus) -> u8 {
-    let code = status
-        .code()
-        .or_else(|| status.signal().map(|signal| 128 + signal));
+    let code = status.code().or_else(|| signals::exit_code(status));
     code.and_then(|code| u8::try_from(code).ok())
         .unwrap_or(FAILED)
 }
 
 #[cfg(test)]
+#[cfg(unix)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
     use super::*;
 
     #[test]

@@ -1,9 +1,8 @@
 //! An exposure in words: what goes where, and each request in a line. Pure.
 
-use kvpn_wire::control::{ConnectionEvent, Destination, ExposedPort, RequestEvent};
+use kvpn_wire::control::{ConnectionEvent, Destination, ExposedPort, LiveEvent, RequestEvent};
 use kvpn_wire::exposure::{Protocol, Traffic};
 
-use crate::agent::exposure::LiveEvent;
 use crate::agent::report::{ExposureReport, SessionReport};
 
 /// What is exposed, and what of it cannot be.
@@ -27,6 +26,8 @@ pub(crate) fn summary(report: &SessionReport, exposure: &ExposureReport) -> Stri
             "  connections that callers have open stay with the Service's own pods until they end"
                 .to_owned(),
         );
+    } else {
+        lines.push("  the Service is new, and goes with the exposure".to_owned());
     }
     lines.join("\n")
 }
@@ -218,6 +219,20 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{text}");
         }
+        assert!(!text.contains("is new"), "{text}");
+        let mut made = report.exposure.unwrap();
+        made.takeover = false;
+        let text = summary(
+            &SessionReport {
+                exposure: None,
+                ..report
+            },
+            &made,
+        );
+        assert!(
+            text.contains("is new, and goes with the exposure"),
+            "{text}"
+        );
     }
 
     #[test]

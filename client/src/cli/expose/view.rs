@@ -4,23 +4,21 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use kvpn_wire::control::LostEvents;
-use rustix::process::Signal;
+use kvpn_wire::control::{LiveEvent, LostEvents};
 use serde::Serialize;
 use tokio::process::Child;
-use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::board::{Board, End};
-use crate::agent::exposure::LiveEvent;
 use crate::agent::message::Reply;
 use crate::agent::report::{ExposureReport, SessionReport};
 use crate::cli::expose::printer::Printer;
 use crate::cli::expose::{ViewFormat, command, text};
 use crate::cli::output;
 use crate::cli::progress::Display;
+use crate::os::signals::{Signal, SignalKind, signal};
 
 /// What the user sees, and what the user's keys do.
 pub(super) struct View {
@@ -41,25 +39,25 @@ pub(super) struct View {
 }
 
 struct Signals {
-    interrupt: unix::Signal,
-    terminate: unix::Signal,
-    hangup: unix::Signal,
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     fn new() -> anyhow::Result<Self> {
         Ok(Self {
-            interrupt: unix::signal(SignalKind::interrupt())?,
-            terminate: unix::signal(SignalKind::terminate())?,
-            hangup: unix::signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 
-    async fn next(&mut self) -> Signal {
+    async fn next(&mut self) -> SignalKind {
         tokio::select! {
-            _ = self.interrupt.recv() => Signal::INT,
-            _ = self.terminate.recv() => Signal::TERM,
-            _ = self.hangup.recv() => Signal::HUP,
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+            _ = self.terminate.recv() => SignalKind::terminate(),
+            _ = self.hangup.recv() => SignalKind::hangup(),
         }
     }
 }
@@ -123,7 +121,7 @@ impl View {
                 },
                 Some(event) = live_rx.recv() => self.show_event(&event),
                 status = wait(&mut self.child) => self.command_ended(status),
-                signal = self.signals.next() => self.caught(signal),
+                kind = self.signals.next() => self.caught(kind),
             }
         }
         self.display.clear();
@@ -210,10 +208,10 @@ impl View {
     }
 
     /// A command gets the terminal's Ctrl-C itself, and decides; other signals are passed on to it.
-    fn caught(&mut self, signal: Signal) {
+    fn caught(&mut self, kind: SignalKind) {
         match &self.child {
-            Some(_) if signal == Signal::INT => {}
-            Some(child) => command::signal(child, signal),
+            Some(_) if kind == SignalKind::interrupt() => {}
+            Some(child) => command::signal(child, kind),
             None => self.end(),
         }
     }

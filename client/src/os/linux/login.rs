@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+use crate::os::durable::replace;
 use crate::os::installing::{named, put};
 
 /// The user's units, below the home directory.
@@ -19,7 +20,8 @@ const WANTED: &str = "default.target.wants";
 const PREFIX: &str = "kvpn-session-";
 const SUFFIX: &str = ".service";
 
-/// Has `command` run as the session `name` from the next login on, with this environment.
+/// Has `command` run as the session `name` from the next login on, with this environment. Nobody else may read it: a proxy may
+/// have a password.
 ///
 /// # Errors
 /// Something is not text, or the files cannot be written.
@@ -34,7 +36,12 @@ pub(crate) fn enable(
     let (path, link) = (folder.join(file(name)), link(home, name));
     let write = || -> io::Result<()> {
         fs::create_dir_all(folder.join(WANTED))?;
-        fs::write(&path, unit)?;
+        replace(
+            &path,
+            &path.with_added_extension("new"),
+            unit.as_bytes(),
+            0o600,
+        )?;
         match std::os::unix::fs::symlink(&path, &link) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
             Ok(()) | Err(_) => Ok(()),
@@ -116,6 +123,8 @@ fn quoted(word: &std::ffi::OsStr) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
 
     #[test]
@@ -130,7 +139,9 @@ mod tests {
                 &command,
                 &[("KUBECONFIG", path[0].clone())],
             );
-            let unit = fs::read_to_string(made.unwrap()).unwrap();
+            let made = made.unwrap();
+            assert_eq!(made.metadata().unwrap().mode() & 0o777, 0o600);
+            let unit = fs::read_to_string(made).unwrap();
             assert!(
                 unit.contains(
                     "ExecStart=:\"/usr/bin/kvpn\" \"connect\" \"--cidr\" \"a \\\"b\\\" 100%%\"\n"

@@ -4,7 +4,7 @@
 //! descriptor is closed, however its holders died. Must not set addresses or bring the interface up.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result};
 use kvpn_io::tun::{self, TunOffload};
@@ -65,8 +65,8 @@ impl Tun for LinuxTun {
         self.offload
     }
 
-    fn descriptor(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
+    fn into_handle(self) -> OwnedFd {
+        self.descriptor
     }
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use super::job::Job;
+use crate::os::durable::replace;
 use crate::os::installing::{named, put};
 
 /// The user's agents, below the home directory.
@@ -16,7 +17,8 @@ const FOLDER: &str = "Library/LaunchAgents";
 const PREFIX: &str = "dev.kvpn.session.";
 const SUFFIX: &str = ".plist";
 
-/// Has `command` run as the session `name` from the next login on, with this environment.
+/// Has `command` run as the session `name` from the next login on, with this environment. Nobody else may read it: a proxy may
+/// have a password.
 ///
 /// # Errors
 /// Something is not text, or the file cannot be written.
@@ -35,7 +37,14 @@ pub(crate) fn enable(
     };
     let (text, path) = (job.text()?, path(home, name));
     fs::create_dir_all(home.join(FOLDER))
-        .and_then(|()| fs::write(&path, text))
+        .and_then(|()| {
+            replace(
+                &path,
+                &path.with_added_extension("new"),
+                text.as_bytes(),
+                0o600,
+            )
+        })
         .with_context(|| format!("{} cannot be written", path.display()))?;
     Ok(path)
 }

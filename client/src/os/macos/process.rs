@@ -45,8 +45,18 @@ impl Process {
         self.is_of_this_boot() && running_since(self.pid) == Some(self.start_time)
     }
 
+    /// Asks it to end; nothing happens when it has.
+    pub(crate) fn ask_to_end(&self) -> io::Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    /// Ends it; nothing happens when it has ended.
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        self.signal(Signal::KILL)
+    }
+
     /// Signals this process; nothing happens when it has ended.
-    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+    fn signal(&self, signal: Signal) -> io::Result<()> {
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
         match pid.filter(|_| self.is_alive()) {
             Some(pid) => Ok(kill_process(pid, signal)?),

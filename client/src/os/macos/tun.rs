@@ -3,7 +3,7 @@
 //! The kernel removes the interface, with its addresses and routes, when the last descriptor is closed. Must not set addresses
 //! or bring the interface up.
 
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result};
 use kvpn_io::tun::TunOffload;
@@ -64,8 +64,8 @@ impl Tun for Utun {
         TunOffload::Plain
     }
 
-    fn descriptor(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
+    fn into_handle(self) -> OwnedFd {
+        self.descriptor
     }
 }
 

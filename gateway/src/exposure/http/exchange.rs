@@ -158,6 +158,8 @@ impl Body for ResponseBody {
             Some(Ok(frame)) => {
                 let length = frame.data_ref().map_or(0, Bytes::len);
                 self.exchange.note_received(length);
+                // Nothing follows them, and hyper does not ask.
+                self.ended |= frame.is_trailers();
             }
             Some(Err(_)) => {}
             None => self.ended = true,

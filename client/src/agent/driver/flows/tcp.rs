@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use kvpn_client_core::ClientState;
 use kvpn_netstack::FlowId;
 use socket2::SockRef;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 
 use super::Turn;
+use crate::agent::transport::Pipe;
 
 /// Copies each way before others have their turn.
 const TURN: usize = 32;
@@ -20,7 +21,7 @@ pub(super) enum Stream {
     /// A program on the laptop.
     Tcp(TcpStream),
     /// Whoever in this process dialled.
-    Unix(UnixStream),
+    Dialled(Pipe),
 }
 
 /// What one direction is waiting for.
@@ -172,7 +173,7 @@ impl TcpFlow {
         let cx = &mut Context::from_waker(&self.waker);
         match &self.stream {
             Stream::Tcp(stream) => stream.poll_read_ready(cx),
-            Stream::Unix(stream) => stream.poll_read_ready(cx),
+            Stream::Dialled(stream) => stream.poll_read_ready(cx),
         }
     }
 
@@ -181,7 +182,7 @@ impl TcpFlow {
         let cx = &mut Context::from_waker(&self.waker);
         match &self.stream {
             Stream::Tcp(stream) => stream.poll_write_ready(cx),
-            Stream::Unix(stream) => stream.poll_write_ready(cx),
+            Stream::Dialled(stream) => stream.poll_write_ready(cx),
         }
     }
 }
@@ -190,21 +191,21 @@ impl Stream {
     fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.try_read(buffer),
-            Self::Unix(stream) => stream.try_read(buffer),
+            Self::Dialled(stream) => stream.try_read(buffer),
         }
     }
 
     fn try_write(&self, data: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.try_write(data),
-            Self::Unix(stream) => stream.try_write(data),
+            Self::Dialled(stream) => stream.try_write(data),
         }
     }
 
     fn finish(&self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
-            Self::Unix(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
+            Self::Dialled(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
         }
     }
 }

@@ -203,7 +203,7 @@ fn a_dialled_connection_carries_both_ways_and_ends_half_by_half() {
 }
 
 /// Somebody who wants a connection to the gateway's control API.
-fn dials(handle: &Handle) -> JoinHandle<io::Result<UnixStream>> {
+fn dials(handle: &Handle) -> JoinHandle<io::Result<Pipe>> {
     let handle = handle.clone();
     tokio::spawn(async move { handle.dial(SocketAddr::new(GATEWAY, 6180)).await })
 }

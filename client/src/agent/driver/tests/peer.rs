@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use kvpn_netstack::{self as netstack, Event, FlowId, Netstack};
-use kvpn_wire::control::{ClusterFacts, Limits, TunnelAddresses};
+use kvpn_wire::control::{ClusterFacts, Datapath, Limits, SessionGrant, TunnelAddresses, VERSION};
 use kvpn_wire::packet::{IcmpMessage, Ip};
-use kvpn_wire::wireguard::{Opened, PresharedKey, Sealed, Tunnel, TunnelConfig};
+use kvpn_wire::wireguard::{Opened, PresharedKey, PrivateKey, Sealed, Tunnel, TunnelConfig};
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 

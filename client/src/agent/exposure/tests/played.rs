@@ -13,7 +13,7 @@ use kvpn_k8s::{Cluster, ExposureWish, Inspection, KubeOptions};
 use kvpn_wire::exposure::Traffic;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixStream};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
 use crate::agent::board::Board;
@@ -173,7 +173,7 @@ async fn drive(mut command_rx: mpsc::Receiver<Command>, stage: Arc<Mutex<Stage>>
     while let Some(command) = command_rx.recv().await {
         match command {
             Command::Dial(_, dialled_tx) => {
-                let (ours, theirs) = UnixStream::pair().unwrap();
+                let (ours, theirs) = crate::agent::transport::pair().unwrap();
                 tokio::spawn(serve(theirs, Arc::clone(&stage), Stage::gateway));
                 dialled_tx.send(Ok(ours)).unwrap();
             }

@@ -1,0 +1,182 @@
+//! The Name Resolution Policy Table, by its registry keys: which domains go to which servers. And the list of domains with which an
+//! interface completes names without a dot.
+//!
+//! A rule takes few domains, so there are several. Each has the session's name in its comment, by which it is found again, and is
+//! volatile: it does not survive the machine. Where a group policy has rules, Windows heeds those alone: then ours are among them
+//! too. Must not judge domains.
+
+use anyhow::{Context as _, Result};
+use rand::TryRng as _;
+use rand::rngs::SysRng;
+use serde::{Deserialize, Serialize};
+use windows_registry::{Key, LOCAL_MACHINE};
+
+use super::rule;
+use crate::os::DnsConfig;
+
+/// The machine's own rules, and those of group policies.
+const LOCAL: &str = r"SYSTEM\CurrentControlSet\Services\Dnscache\Parameters\DnsPolicyConfig";
+const POLICY: &str = r"SOFTWARE\Policies\Microsoft\Windows NT\DNSClient\DnsPolicyConfig";
+/// Where the settings of interfaces are, one key a GUID.
+const INTERFACES: [&str; 2] = [
+    r"SYSTEM\CurrentControlSet\Services\Tcpip\Parameters\Interfaces",
+    r"SYSTEM\CurrentControlSet\Services\Tcpip6\Parameters\Interfaces",
+];
+const SEARCH_LIST: &str = "SearchList";
+
+/// MS-GPNRPT 2.2.2: the form of a rule.
+const VERSION: u32 = 1;
+/// MS-GPNRPT 2.2.2.13: `GenericDNSServers` counts.
+const GENERIC_SERVERS: u32 = 8;
+const COMMENT: &str = "Comment";
+
+/// What a session leaves behind when it is killed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Traces {
+    /// The name of the helper's process.
+    pub(super) session: String,
+    /// The GUID of the interface, in braces.
+    pub(super) interface: String,
+}
+
+/// A session's rules.
+#[derive(Debug)]
+pub(super) struct Rules {
+    traces: Traces,
+    /// The names of their keys: GUIDs.
+    keys: Vec<String>,
+}
+
+impl Rules {
+    /// None are written yet.
+    pub(super) fn new(traces: Traces) -> Self {
+        Self {
+            traces,
+            keys: Vec::new(),
+        }
+    }
+
+    /// What is to be removed if the process is killed.
+    pub(super) fn traces(&self) -> &Traces {
+        &self.traces
+    }
+
+    /// Makes the rules be these; a name that has one before and after is never without.
+    pub(super) fn write(&mut self, dns: &DnsConfig) -> Result<()> {
+        let rules = rule::domains(dns);
+        while self.keys.len() < rules.len() {
+            self.keys.push(guid()?);
+        }
+        for (key, domains) in self.keys.iter().zip(&rules) {
+            for base in bases() {
+                self.write_rule(&format!(r"{base}\{key}"), domains, &rule::servers(dns))
+                    .with_context(|| format!(r"the rule HKLM\{base}\{key} cannot be written"))?;
+            }
+        }
+        for key in self.keys.split_off(rules.len()) {
+            for base in [LOCAL, POLICY] {
+                remove_key(&format!(r"{base}\{key}"))?;
+            }
+        }
+        self.traces.search(&dns.search.join(","))
+    }
+
+    fn write_rule(&self, path: &str, domains: &[String], servers: &str) -> Result<()> {
+        let mut options = LOCAL_MACHINE.options();
+        let key = options.write().create().volatile().open(path)?;
+        let domains: Vec<&str> = domains.iter().map(String::as_str).collect();
+        key.set_string(COMMENT, rule::comment(&self.traces.session))?;
+        key.set_u32("Version", VERSION)?;
+        key.set_multi_string("Name", &domains)?;
+        key.set_string("GenericDNSServers", servers)?;
+        key.set_u32("ConfigOptions", GENERIC_SERVERS)?;
+        Ok(())
+    }
+}
+
+impl Traces {
+    /// Removes them; nothing happens where they are gone. Rules of others stay, whatever is written here.
+    pub(super) fn remove(&self) -> Result<()> {
+        for (path, session) in ours() {
+            if session == self.session {
+                remove_key(&path)?;
+            }
+        }
+        self.search("")
+    }
+
+    /// Names without a dot get these domains; the interface's key is the system's, and goes with it.
+    fn search(&self, domains: &str) -> Result<()> {
+        for base in INTERFACES {
+            let path = format!(r"{base}\{}", self.interface);
+            let Ok(key) = LOCAL_MACHINE.options().read().write().open(&path) else {
+                continue;
+            };
+            if domains.is_empty() && key.get_string(SEARCH_LIST).is_err() {
+                continue;
+            }
+            key.set_string(SEARCH_LIST, domains)
+                .with_context(|| format!(r"HKLM\{path} cannot be written"))?;
+        }
+        Ok(())
+    }
+}
+
+/// The session of rules whose process is not there any more.
+pub(super) fn orphaned(is_alive: impl Fn(&str) -> bool) -> Option<String> {
+    let mut sessions = ours().into_iter().map(|(_, session)| session);
+    sessions.find(|session| !is_alive(session))
+}
+
+/// The paths of rules of sessions, and which one's each is.
+fn ours() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for base in [LOCAL, POLICY] {
+        let Ok(rules) = LOCAL_MACHINE.open(base) else {
+            continue;
+        };
+        let names = rules.keys().into_iter().flatten();
+        found.extend(names.filter_map(|name| {
+            let session = session_of(&rules.open(&name).ok()?)?;
+            Some((format!(r"{base}\{name}"), session))
+        }));
+    }
+    found
+}
+
+fn session_of(rule: &Key) -> Option<String> {
+    let comment = rule.get_string(COMMENT).ok()?;
+    rule::session(&comment).map(str::to_owned)
+}
+
+/// Where rules have to stand to be heeded.
+fn bases() -> Vec<&'static str> {
+    let mut bases = vec![LOCAL];
+    if LOCAL_MACHINE.open(POLICY).is_ok() {
+        bases.push(POLICY);
+    }
+    bases
+}
+
+/// Whether rules stand among those of group policies.
+pub(super) fn has_policies() -> bool {
+    LOCAL_MACHINE.open(POLICY).is_ok()
+}
+
+fn remove_key(path: &str) -> Result<()> {
+    if LOCAL_MACHINE.open(path).is_err() {
+        return Ok(());
+    }
+    LOCAL_MACHINE
+        .remove_tree(path)
+        .with_context(|| format!(r"HKLM\{path} cannot be removed"))
+}
+
+fn guid() -> Result<String> {
+    let mut random = [0; 16];
+    SysRng
+        .try_fill_bytes(&mut random)
+        .context("the system has no random numbers")?;
+    Ok(rule::guid(u128::from_ne_bytes(random)))
+}
