@@ -229,7 +229,8 @@ impl HelperConnection {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::io::Write as _;
     use std::os::unix::net::UnixStream;

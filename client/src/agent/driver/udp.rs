@@ -217,5 +217,6 @@ fn open(any: IpAddr) -> io::Result<Watched> {
     watch_arrivals(socket)
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests;

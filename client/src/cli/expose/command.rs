@@ -57,7 +57,8 @@ pub(super) fn code(status: ExitStatus) -> u8 {
         .unwrap_or(FAILED)
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::os::unix::process::ExitStatusExt as _;
 

@@ -2,7 +2,7 @@
 
 use std::os::unix::net::UnixDatagram;
 
-use kvpn_wire::offload::Segmentation;
+use kvpn_wire::offload::{Abilities, Segmentation};
 
 use super::*;
 
