@@ -39,5 +39,6 @@ run 0 "kvpn $(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)" --ver
 run 0 "complete -F _kvpn" completion bash
 run 0 "kind: StatefulSet" -n demo gateway manifest
 run 3 "not connected" status
-run 1 "not there for Windows yet" connect
+run 1 "the kubeconfig cannot be used" connect
+run 1 "not there for Windows" run -- cmd
 run 2 "there is no command" conect
