@@ -61,3 +61,23 @@ pub(crate) fn wait_for_folder(path: &Path) -> io::Result<File> {
     file.lock()?;
     Ok(file)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn what_is_held_can_be_read_and_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.lock");
+        let mut held = hold(&path).unwrap().unwrap();
+        held.write_all(b"who").unwrap();
+        assert!(hold(&path).unwrap().is_none());
+        assert_eq!(read(&path).unwrap(), (b"who".to_vec(), true));
+        std::fs::remove_file(&path).unwrap();
+        drop(held);
+        assert!(read(&path).is_err(), "it went with its holder");
+    }
+}
