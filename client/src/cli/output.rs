@@ -44,7 +44,7 @@ pub(crate) fn print(text: &str) {
     }
 }
 
-/// Why not all that was given to [`print`] stands where it was to go.
+/// Why not all that was given to [`print()`] stands where it was to go.
 pub(crate) fn lost() -> Option<&'static io::Error> {
     LOST.get()
 }
