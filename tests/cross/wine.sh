@@ -55,6 +55,7 @@ run 2 "unexpected argument '--at-login'" connect --at-login
 run 3 "not connected" status
 run 3 "not connected" disconnect
 for command in connect list proxy "expose 8080 as web"; do
+  # shellcheck disable=SC2086  # a command is several words
   run 1 "the kubeconfig cannot be used: there is none" $command
 done
 
@@ -67,6 +68,7 @@ kubeconfig() {
 KUBECONFIG=$(kubeconfig https://127.0.0.1:9)
 export KUBECONFIG
 for command in list restore proxy "expose 8080 as web" "expose 8080 as web --detach"; do
+  # shellcheck disable=SC2086  # a command is several words
   run 5 "the API server https://127.0.0.1:9 cannot be reached" $command
 done
 run 3 "no process of yours exposes" unexpose web
