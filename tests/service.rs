@@ -10,8 +10,6 @@
     reason = "which moments were drawn belongs into the test's output"
 )]
 
-#[path = "service/desk.rs"]
-mod desk;
 #[path = "service/killed.rs"]
 mod killed;
 #[path = "service/openresolv.rs"]

@@ -29,6 +29,7 @@ pub(crate) mod others;
 pub(crate) mod places;
 pub(crate) mod ranges;
 pub(crate) mod report;
+pub(crate) mod seat;
 pub(crate) mod session;
 pub(crate) mod stack;
 pub(crate) mod startup;
@@ -54,14 +55,14 @@ use crate::agent::control::{Caller, Control, Lines};
 use crate::agent::driver::Figures;
 use crate::agent::handover::Given;
 use crate::agent::keeper::{Keeper, Routing};
-use crate::agent::lock::{Holder, Lock};
+use crate::agent::lock::Holder;
 use crate::agent::message::{Reply, Request, Start};
 use crate::agent::network::{Network, Place};
 use crate::agent::places::{Places, SessionName};
 use crate::agent::report::{SessionReport, State, TrafficReport};
+use crate::agent::seat::Seat;
 use crate::agent::session::Peer;
 use crate::agent::startup::{Standing, Startup};
-use crate::agent::transport::Listener;
 use crate::cli::failure::Failure;
 use crate::cli::log;
 use crate::helper::HelperConnection;
@@ -138,8 +139,7 @@ struct Agent {
     board: Arc<Board>,
     figures: Figures,
     name: SessionName,
-    lock: Lock,
-    listener: Listener,
+    seat: Seat,
 }
 
 impl Agent {
@@ -157,24 +157,22 @@ impl Agent {
         }
         log::for_agent(start.verbose, start.log_format);
         let holder = Holder::of(&cluster)?;
-        let Some(lock) = Lock::take(start.places.lock(&name), &holder)? else {
+        let board = Arc::new(Board::new(first_report(&start.places, &name, &holder)));
+        let Some(seat) = Seat::take(&start.places, &name, holder)? else {
             return Ok(None);
         };
-        let listener = control::listen(&start.places.socket(&name))?;
-        let board = Arc::new(Board::new(first_report(&start.places, &name, &holder)));
         Ok(Some(Self {
             start: Arc::new(start),
             cluster,
             board,
             figures: Figures::default(),
             name,
-            lock,
-            listener,
+            seat,
         }))
     }
 
     /// From connecting to the end; everything is undone when this returns.
-    async fn live(self, launcher: Lines, mut helper: HelperConnection) -> ExitCode {
+    async fn live(mut self, launcher: Lines, mut helper: HelperConnection) -> ExitCode {
         let mut control = Control::new(Arc::clone(&self.board), self.figures.clone());
         control.attend(
             launcher,
@@ -196,7 +194,7 @@ impl Agent {
         let established = tokio::select! {
             established = startup.establish() => established.map(Some),
             _ = self.board.end_wanted() => Ok(None),
-            () = control.serve(&self.listener) => Ok(None),
+            usurped = control.serve(&mut self.seat) => Err(usurped.into()),
         };
         let (outcome, helper) = match established {
             Ok(Some(standing)) => self.hold(standing, helper, &mut control).await,
@@ -209,7 +207,7 @@ impl Agent {
 
     /// Holds the session until somebody wants its end; gives back why, and the helper if it lives.
     async fn hold(
-        &self,
+        &mut self,
         standing: Standing,
         helper: HelperConnection,
         control: &mut Control,
@@ -271,7 +269,7 @@ impl Agent {
         self.board.connected(now());
         let end = tokio::select! {
             end = self.board.end_wanted() => end,
-            () = control.serve(&self.listener) => End::Wanted,
+            usurped = control.serve(&mut self.seat) => End::Trouble(usurped.to_string()),
         };
         self.board.update(|report| report.state = State::Ending);
         keeper.abort();
@@ -298,12 +296,11 @@ impl Agent {
             Some(helper) => release(helper).await,
             None => Vec::new(),
         };
-        let _ = std::fs::remove_file(self.start.places.socket(&self.name));
         if self.start.program.is_some() && outcome.is_ok() {
             // One for each program would pile up.
             let _ = std::fs::remove_file(self.start.places.log(&self.name));
         }
-        self.lock.release();
+        self.seat.leave();
         let (reply, code) = match outcome {
             Ok(reason) => (Reply::Ended { reason, notes }, ExitCode::SUCCESS),
             Err(failure) => (Reply::Failed(failure), ExitCode::FAILURE),

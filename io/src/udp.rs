@@ -215,4 +215,5 @@ impl fmt::Display for UdpOffload {
 }
 
 #[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests;

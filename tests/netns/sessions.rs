@@ -178,3 +178,21 @@ fn ranges_of_another_users_session_are_left_to_it() {
     );
     ben.kvpn(&["disconnect"]).ok();
 }
+
+/// A logout removes /run/user/ID, and people tidy up.
+#[test]
+fn a_session_whose_files_vanish_is_found_again() {
+    let laptop = Laptop::start("vanished", "plain");
+    let ana = laptop.user("ana");
+    let before = laptop.sandbox.traces();
+    ana.connect("a");
+    let folder = "/run/cluster/ana/.local/state/kvpn";
+    let remove = format!("test -d {folder} && rm -r {folder}");
+    laptop.sandbox.shell(&remove).ok();
+    ana.kvpn(&["status"]).fails_with(3);
+    let back = || ana.kvpn(&["status"]).code == 0;
+    assert!(eventually(3 * SECONDS, back), "it does not come back");
+    ana.kvpn(&["disconnect"]).ok();
+    laptop.sandbox.shell(&format!("rm -r {folder}")).ok();
+    assert_as_before(&laptop.sandbox, &before, "the session ended");
+}

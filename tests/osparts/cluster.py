@@ -4,14 +4,17 @@
 Real: the program kvpn-gateway, its tunnel, and the way to it through a port-forward. Played: an API server that shows the gateway's pod
 and two namespaces, forbids the rest and forwards to the gateway's ports; the cluster's DNS (kubernetes, web and far in default, db in orders);
 a web server at 10.96.0.7:80. ADDRESS is where the laptop finds API server (port 6443), the gateway's UDP port, and a DNS server of the
-internet that knows example.com. Prints `ready`. A line on standard input replaces the gateway's program by a new one that knows no
-session, and prints `ready` again; all ends with standard input.
+internet that knows example.com. Prints `ready`. A line on
+standard input makes a session's lease pass: the gateway's clock (clock.c) is set ahead, and `ready` comes when it has forgotten all
+sessions. All ends with standard input.
 
 Must not judge what a client asks: nobody is refused."""
-import asyncio, base64, hashlib, json, signal, struct, subprocess, sys, tempfile
+import asyncio, base64, hashlib, json, pathlib, re, struct, subprocess, sys, tempfile, urllib.request
 
 GATEWAY, ADDRESS = sys.argv[1:]
 API, DNS, WEB = 6443, "10.96.0.10", "10.96.0.7"
+# Seconds, more than a session's lease.
+LEASE = 16 * 60
 CLUSTER = {f"{name}.svc.cluster.local": address for name, address in
            {"kubernetes.default": "10.96.0.1", "web.default": WEB, "db.orders": "10.96.0.8", "far.default": "10.96.4.7"}.items()}
 INTERNET = {"example.com": "198.51.100.7"}
@@ -152,22 +155,36 @@ async def web(reader, writer):
     writer.close()
 
 
-async def gateway(resolver):
+def metric(name):
+    with urllib.request.urlopen("http://127.0.0.1:6182/metrics") as page:
+        return int(re.search(rf"^{name} (\d+)$", page.read().decode(), re.MULTILINE)[1])
+
+
+async def until(condition):
+    while True:
+        try:
+            if await asyncio.to_thread(condition):
+                return print("ready", flush=True)
+        except OSError:
+            pass
+        await asyncio.sleep(0.02)
+
+
+async def gateway(folder):
+    """Starts it; gives what ends it, and the file that sets its clock."""
+    clock, resolver, preloaded = folder / "clock", folder / "resolv.conf", folder / "clock.so"
+    clock.write_bytes(bytes(8))
+    resolver.write_text(f"nameserver {DNS}\nsearch default.svc.cluster.local svc.cluster.local cluster.local\n")
+    source = pathlib.Path(__file__).with_name("clock.c")
+    subprocess.run(["cc", "-D_GNU_SOURCE", "-O1", "-shared", "-fPIC", "-o", preloaded, source], check=True)
     program = await asyncio.create_subprocess_exec(
         GATEWAY, "--datapath", "userspace", "--resolv-conf", resolver, "--pod-ips", "10.97.0.1", "--pod-namespace", "default",
         "--pod-name", "kvpn-gateway-0", "--udp-endpoint", f"{ADDRESS}:51820", "--allow", "10.96.0.0/16", "--log", "warn",
-        stdin=subprocess.DEVNULL)
-    while True:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", 6180)
-            writer.close()
-            print("ready", flush=True)
-            return program
-        except ConnectionError:
-            await asyncio.sleep(0.02)
+        stdin=subprocess.DEVNULL, env={"LD_PRELOAD": preloaded, "CLOCK_AHEAD": clock})
+    return program, clock
 
 
-async def main():
+async def main(folder):
     loop = asyncio.get_running_loop()
     for address in (DNS, WEB, ADDRESS):
         subprocess.run(["ip", "addr", "add", f"{address}/32", "dev", "lo"], check=True)
@@ -175,17 +192,19 @@ async def main():
     await asyncio.start_server(web, WEB, 80)
     for address, names in ((DNS, CLUSTER), ("127.0.0.1", INTERNET), (ADDRESS, INTERNET)):
         await loop.create_datagram_endpoint(lambda names=names: Names(names), local_addr=(address, 53))
-    resolver = tempfile.NamedTemporaryFile("w", suffix=".conf")
-    resolver.write(f"nameserver {DNS}\nsearch default.svc.cluster.local svc.cluster.local cluster.local\n")
-    resolver.flush()
     lines = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    program = await gateway(resolver.name)
+    program, clock = await gateway(folder)
+    await until(lambda: metric("kvpn_sessions") == 0)
+    ahead = 0
     while await lines.readline():
-        program.kill()
-        await program.wait()
-        program = await gateway(resolver.name)
-    program.send_signal(signal.SIGKILL)
+        ahead += LEASE
+        with clock.open("r+b") as file:
+            file.write(struct.pack("q", ahead))
+        await until(lambda: metric("kvpn_sessions") == 0)
+    program.kill()
     await program.wait()
 
-asyncio.run(main())
+
+with tempfile.TemporaryDirectory() as folder:
+    asyncio.run(main(pathlib.Path(folder)))

@@ -4,7 +4,7 @@
 # Must not change anything of the machine: debootstrap is unpacked from its package, not installed.
 set -euo pipefail
 suite=bookworm
-packages=systemd,systemd-resolved,dbus,libnss-resolve,polkitd,libpam-systemd,iproute2,dnsmasq-base,bind9-dnsutils,musl,procps
+packages=systemd,systemd-resolved,kmod,dbus,libnss-resolve,polkitd,libpam-systemd,iproute2,dnsmasq-base,bind9-dnsutils,musl,procps
 
 # A later Debian, for its openresolv: since 3.13 that keeps its records elsewhere, since 3.17 it leaves others' files alone.
 newer=forky

@@ -3,12 +3,11 @@
 
 use std::time::Duration;
 
+use kvpn::desk::{Desk, Names};
 use kvpn::settings::Settings;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
-
-use crate::desk::{Desk, Names};
 
 const VICTIMS: [&str; 3] = ["helper --listen", "helper --serve", "agent"];
 const PHASES: [Phase; 3] = [Phase::Connecting, Phase::Connected, Phase::Disconnecting];
@@ -87,7 +86,7 @@ fn kill_at_random_moments(name: &str, names: Names) {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the moment of the kill is the test's input, not a condition"
+    reason = "the moment is the test's input, not a condition"
 )]
 fn pause(time: Duration) {
     std::thread::sleep(time);

@@ -1,6 +1,6 @@
 //! openresolv's records are root's to write, from inside the sandbox of the installed helper.
 
-use crate::desk::{Desk, Names};
+use kvpn::desk::{Desk, Names};
 
 #[test]
 fn the_sandboxed_helper_tells_openresolv_and_takes_it_back_whoever_is_killed() {

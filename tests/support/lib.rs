@@ -3,6 +3,7 @@
 //! Nothing here decides what is right: that stands in the tests.
 
 pub mod cluster;
+pub mod desk;
 pub mod developer;
 pub mod exposures;
 pub mod flow;

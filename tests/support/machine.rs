@@ -1,10 +1,11 @@
-//! A Debian with a real systemd (tests/osparts/boot.sh), with kvpn in it and a user who is no administrator.
+//! A Debian with a real systemd (tests/osparts: boot.sh, or vm.py with a kernel of its own), with kvpn in it and a user who is no administrator.
 //!
 //! Nothing here decides what is right: that stands in the tests.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -14,6 +15,8 @@ use crate::settings::{Settings, checkout};
 /// A booted machine, gone with all that runs on it when the test ends.
 #[derive(Debug)]
 pub struct Machine {
+    /// Of tests/osparts, what it is booted with.
+    script: &'static str,
     name: String,
 }
 
@@ -48,22 +51,50 @@ impl Machine {
     ///
     /// Without root, or when it does not boot.
     pub fn boot_with(name: &str, arguments: &[&str]) -> Self {
+        Self::start("boot.sh", name, arguments)
+    }
+
+    /// Boots one with a kernel of its own, which can sleep; the arguments are the same, for vm.py. `None` where it cannot be had,
+    /// which it says.
+    ///
+    /// # Panics
+    ///
+    /// Without root, or when it does not boot.
+    #[expect(
+        clippy::print_stdout,
+        reason = "who reads the test's output has to know what was not run"
+    )]
+    pub fn boot_vm(name: &str, arguments: &[&str]) -> Option<Self> {
+        let missing = Outcome::of(script("vm.py").arg("missing")).ok().stdout;
+        if missing.is_empty() {
+            return Some(Self::start("vm.py", name, arguments));
+        }
+        println!("not run, needs: apt-get install {missing}");
+        None
+    }
+
+    fn start(script: &'static str, name: &str, arguments: &[&str]) -> Self {
         assert!(
             rustix::process::geteuid().is_root(),
             "these tests boot a systemd: run them as root (sudo -E cargo test --test service)"
         );
         let machine = Self {
+            script,
             name: format!("{name}-{}", std::process::id()),
         };
-        Outcome::of(script().args(["up", &machine.name]).args(arguments)).ok();
+        Outcome::of(machine.script().args(["up", &machine.name]).args(arguments)).ok();
         let users = "for u in ana bo; do useradd --create-home $u; done";
         machine.shell(users).ok();
         machine
     }
 
+    fn script(&self) -> Command {
+        script(self.script)
+    }
+
     /// A command that will run on it as root.
     pub fn command(&self, words: &[&str]) -> Command {
-        let mut command = script();
+        let mut command = self.script();
         command.args(["in", &self.name]).args(words);
         command
     }
@@ -76,6 +107,22 @@ impl Machine {
     /// Runs a line of shell as a user who has just logged in.
     pub fn shell_as(&self, user: &str, line: &str) -> Outcome {
         Outcome::of(&mut self.command(&as_user(user, &["bash", "-c", line])))
+    }
+
+    /// Puts a virtual machine to sleep, does something, and wakes it after this time.
+    ///
+    /// # Panics
+    ///
+    /// When it does not sleep, or does not wake up.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "how long it sleeps is the test's input, not a condition"
+    )]
+    pub fn sleep_for(&self, time: Duration, meanwhile: impl FnOnce()) {
+        Outcome::of(self.script().args(["sleep", &self.name])).ok();
+        meanwhile();
+        std::thread::sleep(time);
+        Outcome::of(self.script().args(["wake", &self.name])).ok();
     }
 
     /// All that an installation could leave, as text to compare.
@@ -134,7 +181,7 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        let ended = Outcome::of(script().args(["down", &self.name]));
+        let ended = Outcome::of(self.script().args(["down", &self.name]));
         if !std::thread::panicking() {
             ended.ok();
         }
@@ -193,8 +240,8 @@ fn as_user<'a>(user: &'a str, words: &[&'a str]) -> Vec<&'a str> {
     [&["runuser", "-u", user, "--"], words].concat()
 }
 
-fn script() -> Command {
-    let mut command = Command::new(checkout().join("tests/osparts/boot.sh"));
+fn script(name: &str) -> Command {
+    let mut command = Command::new(checkout().join("tests/osparts").join(name));
     command.stdin(Stdio::null());
     command
 }

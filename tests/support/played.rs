@@ -104,12 +104,12 @@ impl Played {
         .to_string()
     }
 
-    /// Ends the gateway's program and starts another, which knows no session: as after a lease that has passed.
+    /// Sets the gateway's clock ahead by more than a session's lease, and waits until it has forgotten all sessions.
     ///
     /// # Panics
     ///
-    /// When it does not start.
-    pub fn replace_gateway(&mut self) {
+    /// When the cluster has ended.
+    pub fn pass_leases(&mut self) {
         let stdin = self.stdin.as_mut().expect("it is open");
         stdin.write_all(b"\n").expect("the cluster lives");
         self.await_gateway();
@@ -118,7 +118,7 @@ impl Played {
     fn await_gateway(&mut self) {
         let mut line = String::new();
         self.stdout.read_line(&mut line).expect("it is text");
-        assert_eq!(line, "ready\n", "the played cluster did not start");
+        assert_eq!(line, "ready\n", "the played cluster has ended");
     }
 }
 

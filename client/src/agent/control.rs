@@ -2,11 +2,9 @@
 //!
 //! Decides nothing about the session; passes wishes on to the [`Board`].
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use futures::{SinkExt as _, StreamExt as _};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::task::JoinSet;
@@ -17,7 +15,8 @@ use crate::agent::driver::{self, Figures};
 use crate::agent::message::{MAX_LINE, Reply, Request};
 use crate::agent::places::SessionName;
 use crate::agent::report::SessionReport;
-use crate::agent::transport::{self, Listener, Stream};
+use crate::agent::seat::{Seat, Usurped};
+use crate::agent::transport::Stream;
 
 /// Connections at a time; a further one waits.
 const MAX_CONNECTIONS: usize = 32;
@@ -30,17 +29,6 @@ pub(crate) type Lines = Framed<Stream, LinesCodec>;
 /// Makes lines of a stream.
 pub(crate) fn lines(stream: Stream) -> Lines {
     Framed::new(stream, LinesCodec::new_with_max_length(MAX_LINE))
-}
-
-/// The socket at which commands find the session. The caller holds the session's lock, so a socket that is there
-/// already is a dead agent's.
-///
-/// # Errors
-///
-/// The socket cannot be made.
-pub(crate) fn listen(path: &Path) -> anyhow::Result<Listener> {
-    transport::listen(path)
-        .with_context(|| format!("the control socket {} cannot be made", path.display()))
 }
 
 /// Who is at the other end of a connection.
@@ -93,16 +81,17 @@ impl Control {
         self.connections.spawn(connection.serve());
     }
 
-    /// Takes connections in; never ends.
-    pub(crate) async fn serve(&mut self, listener: &Listener) {
+    /// Takes connections in, as long as the session has its place.
+    pub(crate) async fn serve(&mut self, seat: &mut Seat) -> Usurped {
         loop {
             while self.connections.try_join_next().is_some() {}
             if self.connections.len() >= MAX_CONNECTIONS {
                 let _ = self.connections.join_next().await;
             }
-            match listener.accept().await {
-                Ok((stream, _)) => self.attend(lines(stream), Caller::Anybody),
-                Err(error) => {
+            match seat.accept().await {
+                Ok(Ok(stream)) => self.attend(lines(stream), Caller::Anybody),
+                Err(usurped) => return usurped,
+                Ok(Err(error)) => {
                     tracing::warn!(%error, "a control connection was lost");
                     tokio::time::sleep(LAST_WORDS).await;
                 }

@@ -88,6 +88,11 @@ impl Lock {
             .with_context(|| format!("the lock {} cannot be written", self.path.display()))
     }
 
+    /// Whether who looks for the lock finds this one: its file may have been removed, and another one made.
+    pub(crate) fn stands(&self) -> bool {
+        hold::is_at(&self.file, &self.path)
+    }
+
     /// Ends the lock and removes its file.
     pub(crate) fn release(self) {
         // Removed while still held: whoever opens the path now gets a new file.

@@ -126,6 +126,15 @@ impl Places {
         Self { run, state }
     }
 
+    /// Directories of a test.
+    #[cfg(test)]
+    pub(crate) fn within(folder: &Path) -> Self {
+        Self {
+            run: folder.join("run/kvpn"),
+            state: folder.join("state"),
+        }
+    }
+
     /// The same for sessions that one program has for itself: they are not the machine's.
     #[cfg(unix)]
     pub(crate) fn of_programs(&self) -> Self {
@@ -256,10 +265,7 @@ mod tests {
     #[test]
     fn directories_are_closed_to_others() {
         let directory = tempfile::tempdir().unwrap();
-        let places = Places {
-            run: directory.path().join("run/kvpn"),
-            state: directory.path().join("state"),
-        };
+        let places = Places::within(directory.path());
         places.create().unwrap();
         #[cfg(unix)]
         {

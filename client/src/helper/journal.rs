@@ -193,6 +193,13 @@ mod tests {
     use super::{Entries, Journal, PREFIX, SUFFIX, dead_journals};
     use crate::os::platform::{Process, keep, network_namespace};
 
+    /// In a folder of its own, as the helper makes it.
+    fn folder() -> (tempfile::TempDir, std::path::PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("kvpn");
+        (folder, state)
+    }
+
     fn write(state: &std::path::Path, helper: Process, namespace: &str) {
         let path = state.join(format!("{PREFIX}{}{SUFFIX}", helper.session()));
         let entries = Entries {
@@ -205,8 +212,9 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(windows, ignore = "wine keeps no owners of folders")]
     fn only_dead_helpers_of_this_namespace_are_undone() {
-        let state = tempfile::tempdir().unwrap();
+        let (_folder, state) = folder();
         let alive = Process::current().unwrap();
         let dead = Process {
             start_time: 1,
@@ -216,10 +224,10 @@ mod tests {
             start_time: 2,
             ..alive.clone()
         };
-        write(state.path(), alive, "net:[1]");
-        write(state.path(), dead.clone(), "net:[1]");
-        write(state.path(), elsewhere, "net:[2]");
-        let found = dead_journals(state.path(), "net:[1]").unwrap();
+        write(&state, alive, "net:[1]");
+        write(&state, dead.clone(), "net:[1]");
+        write(&state, elsewhere, "net:[2]");
+        let found = dead_journals(&state, "net:[1]").unwrap();
         assert_eq!(
             found
                 .iter()

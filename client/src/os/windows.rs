@@ -52,7 +52,7 @@ impl DnsUndo {
     /// Undoes, as far as nobody else changed it since. Returns what the user should know.
     pub(crate) fn undo(&self) -> Result<Vec<String>> {
         let Self::Nrpt(traces) = self;
-        traces.remove()?;
+        traces.remove(nrpt::MACHINE)?;
         security::refresh_names();
         Ok(Vec::new())
     }
@@ -126,7 +126,7 @@ pub(crate) fn mtu(_interface: &str) -> Option<usize> {
 
 /// What a crash left of DNS settings, as far as anyone can see it: text for the user.
 pub(crate) fn visible_leftovers() -> Option<String> {
-    let session = nrpt::orphaned(Process::session_is_alive)?;
+    let session = nrpt::orphaned(nrpt::MACHINE, Process::session_is_alive)?;
     Some(format!(
         "rules for names (NRPT) of a session that was killed are left ({session})"
     ))
@@ -158,7 +158,7 @@ impl Dns for Nrpt {
     ) -> LocalBoxFuture<'a, Result<Vec<String>>> {
         async move {
             (record.0)(&DnsUndo::Nrpt(self.rules.traces().clone()))?;
-            self.rules.write(dns)?;
+            self.rules.write(nrpt::MACHINE, dns)?;
             security::refresh_names();
             Ok(Vec::new())
         }

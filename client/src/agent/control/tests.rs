@@ -4,12 +4,13 @@ use super::*;
 use crate::agent::contact::Contact;
 use crate::agent::guests::Guest;
 use crate::agent::report::State;
+use crate::agent::transport;
 use crate::cli::failure::Failure;
 
 async fn both_ends() -> (Stream, Stream) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control.sock");
-    let listener = listen(&path).unwrap();
+    let listener = transport::listen(&path).unwrap();
     let (ours, theirs) = tokio::join!(transport::connect(&path), listener.accept());
     (ours.unwrap(), theirs.unwrap().0)
 }

@@ -12,15 +12,15 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::board::{Board, End};
-use crate::agent::control::{self, Caller, Control, Lines};
+use crate::agent::control::{Caller, Control, Lines};
 use crate::agent::driver::Figures;
 use crate::agent::exposure::{Exposing, Prepared, Wanted, events, prepare};
-use crate::agent::lock::{self, Held, Holder, Lock};
+use crate::agent::lock::{self, Held, Holder};
 use crate::agent::message::Reply;
 use crate::agent::opening::Opening;
 use crate::agent::places::SessionName;
 use crate::agent::report::State;
-use crate::agent::transport::Listener;
+use crate::agent::seat::Seat;
 use crate::agent::{end_on_signals, first_report, log_to, now};
 use crate::cli::failure::{CONFLICT, FAILED, Failure};
 use crate::cli::log;
@@ -34,10 +34,7 @@ pub(crate) struct Process {
     figures: Figures,
     /// Commands find the process here.
     pub(crate) control: Control,
-    listener: Listener,
-    lock: Lock,
-    holder: Holder,
-    name: SessionName,
+    seat: Seat,
     former: Option<String>,
 }
 
@@ -59,16 +56,14 @@ impl Process {
             service: Some(wanted.service.clone()),
             ..Holder::of(&cluster)?
         };
-        let path = wanted.places.lock(&name);
-        let former = match lock::look(&path) {
+        let former = match lock::look(&wanted.places.lock(&name)) {
             Held::Dead(Some(dead)) if dead.server == holder.server => dead.fingerprint,
             Held::Dead(_) | Held::Alive(_) | Held::Absent => None,
         };
-        let Some(lock) = Lock::take(path, &holder)? else {
+        let board = Arc::new(Board::new(first_report(&wanted.places, &name, &holder)));
+        let Some(seat) = Seat::take(&wanted.places, &name, holder)? else {
             return Err(occupied(&wanted, &cluster).into());
         };
-        let listener = control::listen(&wanted.places.socket(&name))?;
-        let board = Arc::new(Board::new(first_report(&wanted.places, &name, &holder)));
         let figures = Figures::default();
         Ok(Self {
             control: Control::new(Arc::clone(&board), figures.clone()),
@@ -76,10 +71,7 @@ impl Process {
             wanted,
             board,
             figures,
-            listener,
-            lock,
-            holder,
-            name,
+            seat,
             former,
         })
     }
@@ -94,7 +86,7 @@ impl Process {
         tokio::select! {
             prepared = prepare(&self.cluster, &self.wanted, &self.board, former) => prepared,
             _ = self.board.end_wanted() => Err(interrupted().into()),
-            () = self.control.serve(&self.listener) => Err(interrupted().into()),
+            usurped = self.control.serve(&mut self.seat) => Err(usurped.into()),
         }
     }
 
@@ -156,17 +148,18 @@ impl Process {
             figures: &self.figures,
         };
         let former = self.former.take();
-        let begin = async {
-            let exposing =
-                exposing.insert(Exposing::open(&opening, &self.wanted, prepared, former).await?);
-            self.holder.fingerprint = Some(exposing.session().to_owned());
-            self.lock.note(&self.holder)?;
-            exposing.take_effect().await
+        let open = Exposing::open(&opening, &self.wanted, prepared, former);
+        let opened = tokio::select! {
+            opened = open => opened?,
+            _ = self.board.end_wanted() => return Err(interrupted().into()),
+            usurped = self.control.serve(&mut self.seat) => return Err(usurped.into()),
         };
+        let exposing = exposing.insert(opened);
+        self.seat.note(exposing.session())?;
         tokio::select! {
-            begun = begin => begun,
+            taken = exposing.take_effect() => taken,
             _ = self.board.end_wanted() => Err(interrupted().into()),
-            () = self.control.serve(&self.listener) => Err(interrupted().into()),
+            usurped = self.control.serve(&mut self.seat) => Err(usurped.into()),
         }
     }
 
@@ -190,15 +183,14 @@ impl Process {
                 End::Wanted => Ok(()),
                 End::Trouble(why) => Err(Failure::new(FAILED, why)),
             },
-            () = self.control.serve(&self.listener) => Ok(()),
+            usurped = self.control.serve(&mut self.seat) => Err(Failure::new(FAILED, usurped.to_string())),
         }
     }
 
     /// The last words, and no trace of the process.
     async fn finish(self, outcome: &Result<(), Failure>, was_in_effect: bool, notes: Vec<String>) {
         self.figures.stop_driver().await;
-        let _ = std::fs::remove_file(self.wanted.places.socket(&self.name));
-        self.lock.release();
+        self.seat.leave();
         let reply = match outcome {
             Err(failure) if !was_in_effect => Reply::Failed(failure.clone()),
             Err(failure) => Reply::Ended {

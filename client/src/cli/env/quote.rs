@@ -46,6 +46,7 @@ fn escaped(value: &str) -> String {
 }
 
 #[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::process::Command;
 

@@ -21,6 +21,11 @@ pub(crate) fn hold(path: &Path) -> io::Result<Option<File>> {
     open_for_oneself(options.read(true).write(true), path)
 }
 
+/// Whether this file is the one at a path: nobody else can make one there while a removed one is held.
+pub(crate) fn is_at(_: &File, path: &Path) -> bool {
+    path.exists()
+}
+
 /// What stands in a file that may be held, and whether it is.
 pub(crate) fn read(path: &Path) -> io::Result<(Vec<u8>, bool)> {
     // What Rust opens with by default shares everything.
@@ -55,4 +60,24 @@ pub(crate) fn wait_for_folder(path: &Path) -> io::Result<File> {
         .open(path.join(TURN))?;
     file.lock()?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn what_is_held_can_be_read_and_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.lock");
+        let mut held = hold(&path).unwrap().unwrap();
+        held.write_all(b"who").unwrap();
+        assert!(hold(&path).unwrap().is_none());
+        assert_eq!(read(&path).unwrap(), (b"who".to_vec(), true));
+        std::fs::remove_file(&path).unwrap();
+        drop(held);
+        assert!(read(&path).is_err(), "it went with its holder");
+    }
 }

@@ -9,7 +9,8 @@ use anyhow::{Context as _, Result};
 use rand::TryRng as _;
 use rand::rngs::SysRng;
 use serde::{Deserialize, Serialize};
-use windows_registry::{Key, LOCAL_MACHINE};
+use windows_registry::Key;
+pub(super) use windows_registry::LOCAL_MACHINE as MACHINE;
 
 use super::rule;
 use crate::os::DnsConfig;
@@ -63,27 +64,32 @@ impl Rules {
     }
 
     /// Makes the rules be these; a name that has one before and after is never without.
-    pub(super) fn write(&mut self, dns: &DnsConfig) -> Result<()> {
+    pub(super) fn write(&mut self, root: &Key, dns: &DnsConfig) -> Result<()> {
         let rules = rule::domains(dns);
         while self.keys.len() < rules.len() {
             self.keys.push(guid()?);
         }
         for (key, domains) in self.keys.iter().zip(&rules) {
-            for base in bases() {
-                self.write_rule(&format!(r"{base}\{key}"), domains, &rule::servers(dns))
-                    .with_context(|| format!(r"the rule HKLM\{base}\{key} cannot be written"))?;
+            for base in bases(root) {
+                self.write_rule(
+                    root,
+                    &format!(r"{base}\{key}"),
+                    domains,
+                    &rule::servers(dns),
+                )
+                .with_context(|| format!(r"the rule HKLM\{base}\{key} cannot be written"))?;
             }
         }
         for key in self.keys.split_off(rules.len()) {
             for base in [LOCAL, POLICY] {
-                remove_key(&format!(r"{base}\{key}"))?;
+                remove_key(root, &format!(r"{base}\{key}"))?;
             }
         }
-        self.traces.search(&dns.search.join(","))
+        self.traces.search(root, &dns.search.join(","))
     }
 
-    fn write_rule(&self, path: &str, domains: &[String], servers: &str) -> Result<()> {
-        let mut options = LOCAL_MACHINE.options();
+    fn write_rule(&self, root: &Key, path: &str, domains: &[String], servers: &str) -> Result<()> {
+        let mut options = root.options();
         let key = options.write().create().volatile().open(path)?;
         let domains: Vec<&str> = domains.iter().map(String::as_str).collect();
         key.set_string(COMMENT, rule::comment(&self.traces.session))?;
@@ -97,20 +103,20 @@ impl Rules {
 
 impl Traces {
     /// Removes them; nothing happens where they are gone. Rules of others stay, whatever is written here.
-    pub(super) fn remove(&self) -> Result<()> {
-        for (path, session) in ours() {
+    pub(super) fn remove(&self, root: &Key) -> Result<()> {
+        for (path, session) in ours(root) {
             if session == self.session {
-                remove_key(&path)?;
+                remove_key(root, &path)?;
             }
         }
-        self.search("")
+        self.search(root, "")
     }
 
     /// Names without a dot get these domains; the interface's key is the system's, and goes with it.
-    fn search(&self, domains: &str) -> Result<()> {
+    fn search(&self, root: &Key, domains: &str) -> Result<()> {
         for base in INTERFACES {
             let path = format!(r"{base}\{}", self.interface);
-            let Ok(key) = LOCAL_MACHINE.options().read().write().open(&path) else {
+            let Ok(key) = root.options().read().write().open(&path) else {
                 continue;
             };
             if domains.is_empty() && key.get_string(SEARCH_LIST).is_err() {
@@ -124,16 +130,16 @@ impl Traces {
 }
 
 /// The session of rules whose process is not there any more.
-pub(super) fn orphaned(is_alive: impl Fn(&str) -> bool) -> Option<String> {
-    let mut sessions = ours().into_iter().map(|(_, session)| session);
+pub(super) fn orphaned(root: &Key, is_alive: impl Fn(&str) -> bool) -> Option<String> {
+    let mut sessions = ours(root).into_iter().map(|(_, session)| session);
     sessions.find(|session| !is_alive(session))
 }
 
 /// The paths of rules of sessions, and which one's each is.
-fn ours() -> Vec<(String, String)> {
+fn ours(root: &Key) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for base in [LOCAL, POLICY] {
-        let Ok(rules) = LOCAL_MACHINE.open(base) else {
+        let Ok(rules) = root.open(base) else {
             continue;
         };
         let names = rules.keys().into_iter().flatten();
@@ -151,9 +157,9 @@ fn session_of(rule: &Key) -> Option<String> {
 }
 
 /// Where rules have to stand to be heeded.
-fn bases() -> Vec<&'static str> {
+fn bases(root: &Key) -> Vec<&'static str> {
     let mut bases = vec![LOCAL];
-    if LOCAL_MACHINE.open(POLICY).is_ok() {
+    if root.open(POLICY).is_ok() {
         bases.push(POLICY);
     }
     bases
@@ -161,15 +167,14 @@ fn bases() -> Vec<&'static str> {
 
 /// Whether rules stand among those of group policies.
 pub(super) fn has_policies() -> bool {
-    LOCAL_MACHINE.open(POLICY).is_ok()
+    MACHINE.open(POLICY).is_ok()
 }
 
-fn remove_key(path: &str) -> Result<()> {
-    if LOCAL_MACHINE.open(path).is_err() {
+fn remove_key(root: &Key, path: &str) -> Result<()> {
+    if root.open(path).is_err() {
         return Ok(());
     }
-    LOCAL_MACHINE
-        .remove_tree(path)
+    root.remove_tree(path)
         .with_context(|| format!(r"HKLM\{path} cannot be removed"))
 }
 
@@ -179,4 +184,96 @@ fn guid() -> Result<String> {
         .try_fill_bytes(&mut random)
         .context("the system has no random numbers")?;
     Ok(rule::guid(u128::from_ne_bytes(random)))
+}
+
+#[cfg(test)]
+mod tests {
+    use windows_registry::CURRENT_USER;
+
+    use super::*;
+
+    /// What stands for the machine's keys, gone when dropped.
+    struct Root(String, Key);
+
+    impl Root {
+        fn new(test: &str) -> Self {
+            let path = format!(r"Software\kvpn-test-{}-{test}", std::process::id());
+            let key = CURRENT_USER.create(&path).unwrap();
+            Self(path, key)
+        }
+
+        fn names(&self, base: &str) -> Vec<String> {
+            let rules = self.1.open(base).unwrap();
+            rules.keys().unwrap().collect()
+        }
+    }
+
+    impl Drop for Root {
+        fn drop(&mut self) {
+            let _ = CURRENT_USER.remove_tree(&self.0);
+        }
+    }
+
+    fn traces() -> Traces {
+        Traces {
+            session: "7-8".to_owned(),
+            interface: "{0}".to_owned(),
+        }
+    }
+
+    fn dns(domains: usize) -> DnsConfig {
+        DnsConfig {
+            servers: vec!["198.19.0.3".parse().unwrap()],
+            search: vec!["shop.svc.cluster.local".to_owned()],
+            routing: (1..domains).map(|number| format!("ns{number}")).collect(),
+        }
+    }
+
+    #[test]
+    fn rules_are_written_as_windows_reads_them_and_go_without_those_of_others() {
+        let root = Root::new("rules");
+        let others = root.1.create(format!(r"{LOCAL}\{{1}}")).unwrap();
+        others.set_string(COMMENT, "somebody's").unwrap();
+        let mut rules = Rules::new(traces());
+        rules.write(&root.1, &dns(51)).unwrap();
+        assert_eq!(root.names(LOCAL).len(), 3, "two, and the other's");
+        let rule = root.1.open(format!(r"{LOCAL}\{}", rules.keys[1])).unwrap();
+        assert_eq!(rule.get_u32("Version").unwrap(), 1);
+        assert_eq!(rule.get_u32("ConfigOptions").unwrap(), 8);
+        assert_eq!(rule.get_string("GenericDNSServers").unwrap(), "198.19.0.3");
+        let names = rule.get_value("Name").unwrap();
+        let text: Vec<u16> = ".shop.svc.cluster.local\0\0".encode_utf16().collect();
+        assert_eq!(names.as_wide(), text);
+        rules.write(&root.1, &dns(1)).unwrap();
+        assert_eq!(root.names(LOCAL).len(), 2, "one was enough");
+        assert_eq!(orphaned(&root.1, |_| false).as_deref(), Some("7-8"));
+        assert_eq!(orphaned(&root.1, |session| session == "7-8"), None);
+        rules.traces().remove(&root.1).unwrap();
+        assert_eq!(root.names(LOCAL), ["{1}"]);
+        rules.traces().remove(&root.1).unwrap();
+    }
+
+    #[test]
+    fn where_group_policies_have_rules_ours_are_among_them() {
+        let root = Root::new("policy");
+        root.1.create(POLICY).unwrap();
+        let mut rules = Rules::new(traces());
+        rules.write(&root.1, &dns(1)).unwrap();
+        assert_eq!(root.names(POLICY), root.names(LOCAL));
+        rules.traces().remove(&root.1).unwrap();
+        assert!(root.names(POLICY).is_empty() && root.names(LOCAL).is_empty());
+    }
+
+    #[test]
+    fn the_interface_completes_names_for_as_long_as_the_session_lives() {
+        let root = Root::new("search");
+        let [path, _] = INTERFACES.map(|base| format!(r"{base}\{{0}}"));
+        let interface = root.1.create(path).unwrap();
+        let mut rules = Rules::new(traces());
+        rules.write(&root.1, &dns(1)).unwrap();
+        let list = || interface.get_string(SEARCH_LIST).unwrap();
+        assert_eq!(list(), "shop.svc.cluster.local");
+        rules.traces().remove(&root.1).unwrap();
+        assert_eq!(list(), "");
+    }
 }

@@ -192,3 +192,33 @@ pub(crate) fn redirect(file: File) -> io::Result<()> {
 pub(crate) fn network_namespace() -> Result<String> {
     Ok("machine".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_process_is_known_by_its_start_and_can_be_ended() {
+        let mut child = Command::new("cmd.exe")
+            .arg("/k")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let process = Process::of(child.id()).unwrap();
+        let other = Process {
+            start_time: 1,
+            ..process.clone()
+        };
+        assert!(process.is_alive() && !other.is_alive());
+        assert!(Process::session_is_alive(&process.session()));
+        other.kill().unwrap();
+        assert!(process.is_alive(), "the other one was meant");
+        process.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!process.is_alive());
+        process.kill().unwrap();
+    }
+}

@@ -493,3 +493,38 @@ unsafe fn ip_at(address: *const SOCKADDR_INET) -> Option<IpAddr> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_stand_in_rows_as_the_system_reads_them() {
+        for text in ["198.19.0.2", "fd6b:7670::2"] {
+            let ip_address: IpAddr = text.parse().unwrap();
+            assert_eq!(ip(&address(ip_address)), Some(ip_address));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_machine_has_loopback_and_routes_that_name_their_interfaces() {
+        let snapshot = SystemRoutes.snapshot().await.unwrap();
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        assert!(
+            snapshot
+                .addresses
+                .iter()
+                .any(|it| it.address.ip() == loopback)
+        );
+        let has_link = |link: u32| snapshot.links.contains_key(&link);
+        assert!(
+            snapshot
+                .routes
+                .iter()
+                .all(|it| it.link.is_some_and(has_link))
+        );
+        assert!(nameservers().unwrap().iter().all(|it| !it.is_loopback()));
+        let (link, _) = snapshot.links.first_key_value().unwrap();
+        assert_eq!(interface_guid(*link).unwrap().len(), 38);
+    }
+}

@@ -265,3 +265,24 @@ unsafe fn wide_text(text: *const u16) -> std::ffi::OsString {
         std::ffi::OsString::from_wide(std::slice::from_raw_parts(text, length))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_user_has_an_identity_and_the_system_its_folders() {
+        assert!(own_sid().unwrap().starts_with("S-1-"));
+        assert!(program_data().is_absolute());
+        assert!(is_owned_by_administrators(&program_data()).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_pipe_takes_its_own_user() {
+        let name = format!(r"\\.\pipe\kvpn-test-{}", std::process::id());
+        let server = own_pipe(&mut ServerOptions::new(), &name).unwrap();
+        let client = tokio::net::windows::named_pipe::ClientOptions::new().open(&name);
+        client.unwrap();
+        server.connect().await.unwrap();
+    }
+}
