@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kvpn_wire::pmtud;
 use kvpn_wire::wireguard::OVERHEAD;
-use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::os::{AsDescriptor, TOO_LONG, enlarge_buffers, forbid_fragments, forgo_timestamps};
@@ -165,7 +165,8 @@ impl<S: AsDescriptor> Datagrams<S> {
                 take(meta.addr, &mut message[..meta.len], meta.stride);
             }
         }
-        Ok(count == MESSAGES)
+        // Some systems give one a call.
+        Ok(count == MESSAGES.min(BATCH_SIZE))
     }
 
     fn receive_messages(&mut self, meta: &mut [RecvMeta; MESSAGES]) -> io::Result<usize> {

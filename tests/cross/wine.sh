@@ -32,7 +32,8 @@ fi
 [ -e "$system/bcryptprimitives.dll" ] ||
   x86_64-w64-mingw32-gcc -Os -shared -o "$system/bcryptprimitives.dll" tests/cross/bcryptprimitives.c -ladvapi32
 
-CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUNNER=$wine cargo test --locked --target x86_64-pc-windows-gnu -p kvpn-client --lib "${small[@]}" </dev/null
+CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUNNER=$wine cargo test --locked --target x86_64-pc-windows-gnu -p kvpn-client --lib \
+  "${small[@]}" -- --test-threads=1 </dev/null
 
 # run CODE TEXT ARGUMENTS...: kvpn.exe has to end with this code and to say this.
 run() {

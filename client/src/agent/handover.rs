@@ -22,7 +22,11 @@ use crate::helper::Lease;
     clippy::unused_async,
     reason = "elsewhere the agent has to be waited for"
 )]
-pub(super) async fn start(user: &User, helper: Option<Lease>) -> anyhow::Result<(Child, Stream)> {
+pub(super) async fn start(
+    user: &User,
+    helper: Option<Lease>,
+    _in_front: bool,
+) -> anyhow::Result<(Child, Stream)> {
     let (ours, theirs) = pair().context("a socketpair for the agent cannot be made")?;
     let theirs = theirs.into_std()?;
     // tokio's sockets do not block, and a descriptor has that in common with its copies.

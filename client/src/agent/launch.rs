@@ -21,13 +21,18 @@ pub(crate) struct Launched {
     pub(crate) contact: Contact,
 }
 
-/// Starts an agent, which waits for a request; one to hold a session needs a helper.
+/// Starts an agent, which waits for a request; one to hold a session needs a helper. What it logs `in_front`
+/// is for the terminal.
 ///
 /// # Errors
 ///
 /// The process cannot be started.
-pub(crate) async fn launch(user: &User, helper: Option<Lease>) -> anyhow::Result<Launched> {
-    let (child, stream) = handover::start(user, helper).await?;
+pub(crate) async fn launch(
+    user: &User,
+    helper: Option<Lease>,
+    in_front: bool,
+) -> anyhow::Result<Launched> {
+    let (child, stream) = handover::start(user, helper, in_front).await?;
     Ok(Launched {
         child,
         contact: Contact::with_child(stream),

@@ -97,7 +97,11 @@ impl Network {
                 Some(wanted) = self.route_rx.recv() => self.add_hosts(wanted, &mut hosts).await,
                 Ok(()) = self.wish_rx.changed() => self.follow().await,
                 () = self.changed.notified() => self.set_names_again().await,
-                () = self.place.over() => self.succeed().await,
+                () = self.place.over() => tokio::select! {
+                    biased;
+                    () = stop.cancelled() => {}
+                    () = self.succeed() => {}
+                },
             }
         }
     }

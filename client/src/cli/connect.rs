@@ -180,8 +180,8 @@ async fn connect(
         interactive: is_interactive(situation),
     };
     let (helper, mut signals) = wanted.get().await?;
-    let mut launched = launch(&situation.user, Some(helper)).await?;
     let stay = start.foreground;
+    let mut launched = launch(&situation.user, Some(helper), stay).await?;
     launched
         .contact
         .ask(&Request::Start(Box::new(start)))

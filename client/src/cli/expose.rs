@@ -198,7 +198,7 @@ async fn behind(
     }
     let mut signals = Signals::new()?;
     loop {
-        let mut launched = launch(&situation.user, None).await?;
+        let mut launched = launch(&situation.user, None, false).await?;
         let request = Request::Expose(Box::new(wanted.clone()));
         launched.contact.ask(&request).await?;
         let outcome = follow(&mut launched.contact, &mut signals, display, false).await;

@@ -158,7 +158,7 @@ async fn prepare(situation: Situation, args: RunArgs) -> anyhow::Result<ExitCode
     }
     let mut signals = Signals::new()?;
     let OwnHelper { socket, pid } = helper::spawn_own()?;
-    let mut launched = launch(&situation.user, Some(socket)).await?;
+    let mut launched = launch(&situation.user, Some(socket), false).await?;
     launched
         .contact
         .ask(&Request::Start(Box::new(start)))

@@ -19,17 +19,22 @@ use crate::os::platform::process;
 /// How long an agent may take to call.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 
-/// Starts an agent; gives back this process's end of the control connection. Needs a tokio runtime.
+/// Starts an agent; gives back this process's end of the control connection. In front, it writes to this process's console; else it
+/// has one of its own that nobody sees, which is its children's too. Ctrl-C is not for it. Needs a tokio runtime.
 ///
 /// # Errors
 ///
 /// The process cannot be started, or does not call.
-pub(super) async fn start(_user: &User, _helper: Option<Lease>) -> anyhow::Result<(Child, Stream)> {
+pub(super) async fn start(
+    _user: &User,
+    _helper: Option<Lease>,
+    in_front: bool,
+) -> anyhow::Result<(Child, Stream)> {
     let listener = Listener::open().context("a pipe for the agent cannot be made")?;
     let program = std::env::current_exe().context("the path of this program is not known")?;
     let mut child = Command::new(program)
         .arg("agent")
-        .creation_flags(CREATE_NO_WINDOW | CREATE_NEW_PROCESS_GROUP)
+        .creation_flags(if in_front { 0 } else { CREATE_NO_WINDOW } | CREATE_NEW_PROCESS_GROUP)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::inherit())
@@ -48,7 +53,7 @@ pub(super) struct Given {
     pipe: String,
 }
 
-/// Reads what this process was given. It has no console of others, and so none of their events.
+/// Reads what this process was given.
 ///
 /// # Errors
 ///

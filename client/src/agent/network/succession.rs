@@ -118,6 +118,9 @@ impl Network {
         let _turn = turn.await.context("another session is being set up")??;
         match self.helper.set_dns(dns.clone()).await {
             Ok(changed) => {
+                for text in changed.refused.iter().chain(&changed.notes) {
+                    tracing::info!(text, "about names");
+                }
                 // It says nothing if it had set them in an attempt that seemed to fail.
                 let backend = changed.dns_backend;
                 let backend = backend.unwrap_or_else(|| likely_dns_backend().to_owned());

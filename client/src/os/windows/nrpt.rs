@@ -66,6 +66,8 @@ impl Rules {
     /// Makes the rules be these; a name that has one before and after is never without.
     pub(super) fn write(&mut self, root: &Key, dns: &DnsConfig) -> Result<()> {
         let rules = rule::domains(dns);
+        // Not volatile itself: those of others could not be below it then.
+        root.create(LOCAL)?;
         while self.keys.len() < rules.len() {
             self.keys.push(guid()?);
         }
@@ -271,6 +273,7 @@ mod tests {
         let interface = root.1.create(path).unwrap();
         let mut rules = Rules::new(traces());
         rules.write(&root.1, &dns(1)).unwrap();
+        root.1.create(format!(r"{LOCAL}\{{2}}")).unwrap();
         let list = || interface.get_string(SEARCH_LIST).unwrap();
         assert_eq!(list(), "shop.svc.cluster.local");
         rules.traces().remove(&root.1).unwrap();

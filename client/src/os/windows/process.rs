@@ -10,9 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use windows_sys::Win32::Foundation::{FILETIME, WAIT_TIMEOUT};
-use windows_sys::Win32::System::Console::{
-    FreeConsole, STD_ERROR_HANDLE, STD_OUTPUT_HANDLE, SetStdHandle,
-};
+use windows_sys::Win32::System::Console::{STD_ERROR_HANDLE, STD_OUTPUT_HANDLE, SetStdHandle};
 use windows_sys::Win32::System::Threading::{
     GetProcessTimes, OpenProcess, PROCESS_QUERY_LIMITED_INFORMATION, PROCESS_SYNCHRONIZE,
     PROCESS_TERMINATE, TerminateProcess, WaitForSingleObject,
@@ -165,7 +163,7 @@ fn terminate(process: &OwnedHandle) -> io::Result<()> {
     Ok(())
 }
 
-/// Has a file take what this process writes from now on, and leaves the console: neither its end nor its Ctrl-C concern us then.
+/// Has a file take what this process and its children write from now on.
 ///
 /// # Errors
 /// The system does not allow it.
@@ -182,8 +180,6 @@ pub(crate) fn redirect(file: File) -> io::Result<()> {
             return Err(io::Error::last_os_error());
         }
     }
-    // SAFETY: takes nothing; nobody here has handles of the console. It fails where there is none.
-    unsafe { FreeConsole() };
     Ok(())
 }
 

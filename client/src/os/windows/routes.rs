@@ -144,7 +144,8 @@ async fn settle(link: u32, family: ADDRESS_FAMILY, mtu: u16) -> io::Result<bool>
     let deadline = Instant::now() + FAMILY_LIMIT;
     let mut row = loop {
         match interface(link, family) {
-            Err(error) if is(&error, ERROR_NOT_FOUND) => {}
+            // The family is not there yet, or the interface.
+            Err(error) if is(&error, ERROR_NOT_FOUND) || is(&error, ERROR_FILE_NOT_FOUND) => {}
             other => break other?,
         }
         if Instant::now() >= deadline {
