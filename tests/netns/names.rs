@@ -149,6 +149,10 @@ struct Rewrite {
     again: bool,
 }
 
+/// The file first: who writes it while the session's record is being made again is not noticed, and written over.
+const BY_HAND: &str = "echo 'nameserver 192.0.2.1' >/etc/resolv.conf; until grep -q 198.19 /etc/resolv.conf; do sleep 0.01; done
+    printf 'search new.example\\nnameserver 10.99.1.54\\n' | resolvconf -a up1.dhcp";
+
 const REWRITES: [Rewrite; 8] = [
     Rewrite {
         who: "plain",
@@ -178,12 +182,12 @@ const REWRITES: [Rewrite; 8] = [
     // An installer, or a hand.
     Rewrite {
         who: "openresolv",
-        how: "printf 'search new.example\\nnameserver 10.99.1.54\\n' | resolvconf -a up1.dhcp; echo 'nameserver 192.0.2.1' >/etc/resolv.conf",
+        how: BY_HAND,
         again: true,
     },
     Rewrite {
         who: "openresolv-new",
-        how: "printf 'search new.example\\nnameserver 10.99.1.54\\n' | resolvconf -a up1.dhcp; echo 'nameserver 192.0.2.1' >/etc/resolv.conf",
+        how: BY_HAND,
         again: true,
     },
     Rewrite {
