@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{Dns, DnsConfig, Record, durable};
 use crate::helper::protocol::DnsBackend;
 
+mod ip_helper;
 pub(crate) mod login;
 mod nrpt;
 pub(crate) mod process;
