@@ -10,7 +10,7 @@ use kvpn::outcome::eventually;
 /// Longer than a nap, which leaves a session as it was.
 const ASLEEP: Duration = Duration::from_secs(3);
 /// Within this after waking everything is as before; whether the machine slept is looked at every 2 s.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(20);
 /// Asks as the machine's programs do.
 const RESOLVES: &str = "timeout 3 getent ahostsv4 web | grep -q ^10.96.0.7 && timeout 3 getent ahostsv4 example.com | grep -q ^198.51.100.7";
 

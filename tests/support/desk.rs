@@ -17,6 +17,8 @@ const INTERFACE: &str =
     ip route add default via 10.0.2.2";
 /// Within this a service that was killed is back, and what a session changed is undone.
 const SOON: Duration = Duration::from_secs(5);
+/// The same where QEMU plays the processor, maybe beside others: systemd-resolved may take longer than kvpn waits for it.
+const SOON_IN_VM: Duration = Duration::from_secs(60);
 /// Asks a Service by its short name, as programs do.
 const ASK: &str =
     "exec 3<>/dev/tcp/web/80 && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && grep -q web <&3";
@@ -67,6 +69,7 @@ pub struct Desk {
     before: String,
     /// After that, and before any session.
     idle: String,
+    soon: Duration,
     /// What it connects to.
     pub played: Played,
 }
@@ -80,7 +83,7 @@ impl Desk {
     pub fn boot(name: &str, names: Names) -> Self {
         let played = Played::start(name, ADDRESS);
         let machine = Machine::boot_with(name, &["--netns", &played.laptop(), &Machine::program()]);
-        Self::furnish(machine, played, &names.prepare(ADDRESS))
+        Self::furnish(machine, played, &names.prepare(ADDRESS), SOON)
     }
 
     /// Boots one that has a kernel of its own, if that can be had here.
@@ -92,10 +95,10 @@ impl Desk {
         let played = Played::start(name, ADDRESS_OUTSIDE);
         let machine = Machine::boot_vm(name, &["--netns", played.network(), &Machine::program()])?;
         let prepare = format!("{INTERFACE}; {}", names.prepare(ADDRESS_OUTSIDE));
-        Some(Self::furnish(machine, played, &prepare))
+        Some(Self::furnish(machine, played, &prepare, SOON_IN_VM))
     }
 
-    fn furnish(machine: Machine, played: Played, prepare: &str) -> Self {
+    fn furnish(machine: Machine, played: Played, prepare: &str, soon: Duration) -> Self {
         machine.shell(prepare).ok();
         let kubeconfig = played.kubeconfig();
         machine
@@ -110,6 +113,7 @@ impl Desk {
             machine,
             before,
             idle,
+            soon,
             played,
         }
     }
@@ -133,10 +137,10 @@ impl Desk {
     #[track_caller]
     pub fn connects(&self, when: &str) {
         let mut connected = None;
-        let connects = eventually(SOON, || connected.insert(self.connect()).code == 0);
+        let connects = eventually(self.soon, || connected.insert(self.connect()).code == 0);
         assert!(connects, "{when}: {}", connected.expect("it was tried"));
         let mut asked = None;
-        let answers = eventually(SOON, || asked.insert(self.ask()).code == 0);
+        let answers = eventually(self.soon, || asked.insert(self.ask()).code == 0);
         assert!(
             answers,
             "{when}: {}\n{}",
@@ -165,7 +169,7 @@ impl Desk {
 
     /// Whether everything becomes as it was without a session.
     pub fn is_idle(&self) -> bool {
-        eventually(SOON, || self.changed() == self.idle)
+        eventually(self.soon, || self.changed() == self.idle)
     }
 
     /// Demands that.
@@ -209,7 +213,7 @@ impl Desk {
     #[track_caller]
     pub fn with_names(self, names: Names) -> Self {
         let (machine, played) = self.uninstall();
-        Self::furnish(machine, played, &names.prepare(ADDRESS_OUTSIDE))
+        Self::furnish(machine, played, &names.prepare(ADDRESS_OUTSIDE), SOON_IN_VM)
     }
 
     /// Removes the service.
