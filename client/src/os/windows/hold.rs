@@ -6,10 +6,13 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::windows::fs::OpenOptionsExt as _;
+use std::os::windows::io::AsRawHandle as _;
 use std::path::Path;
 
 use windows_sys::Win32::Foundation::ERROR_SHARING_VIOLATION;
-use windows_sys::Win32::Storage::FileSystem::{FILE_SHARE_DELETE, FILE_SHARE_READ};
+use windows_sys::Win32::Storage::FileSystem::{
+    BY_HANDLE_FILE_INFORMATION, FILE_SHARE_DELETE, FILE_SHARE_READ, GetFileInformationByHandle,
+};
 
 /// What is locked in place of a folder, which cannot be.
 const TURN: &str = "turn";
@@ -21,9 +24,25 @@ pub(crate) fn hold(path: &Path) -> io::Result<Option<File>> {
     open_for_oneself(options.read(true).write(true), path)
 }
 
-/// Whether this file is the one at a path: nobody else can make one there while a removed one is held.
-pub(crate) fn is_at(_: &File, path: &Path) -> bool {
-    path.exists()
+/// Whether this file is the one at a path: since Windows 10 a name is free as soon as its file is removed, held or not.
+pub(crate) fn is_at(file: &File, path: &Path) -> bool {
+    let there = File::open(path).and_then(|there| identity(&there));
+    identity(file).is_ok_and(|own| there.is_ok_and(|there| own == there))
+}
+
+/// The volume of a file, and which one it is there.
+#[expect(unsafe_code, reason = "the standard library does not tell it")]
+fn identity(file: &File) -> io::Result<(u32, u32, u32)> {
+    let mut told = BY_HANDLE_FILE_INFORMATION::default();
+    // SAFETY: the handle is open, and what the pointer leads to lives until the call returns.
+    if unsafe { GetFileInformationByHandle(file.as_raw_handle(), &raw mut told) } == 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok((
+        told.dwVolumeSerialNumber,
+        told.nFileIndexHigh,
+        told.nFileIndexLow,
+    ))
 }
 
 /// What stands in a file that may be held, and whether it is.
@@ -76,6 +95,9 @@ mod tests {
         held.write_all(b"who").unwrap();
         assert!(hold(&path).unwrap().is_none());
         assert_eq!(read(&path).unwrap(), (b"who".to_vec(), true));
+        let other = folder.path().join("y.lock");
+        std::fs::write(&other, "").unwrap();
+        assert!(is_at(&held, &path) && !is_at(&held, &other));
         std::fs::remove_file(&path).unwrap();
         drop(held);
         assert!(read(&path).is_err(), "it went with its holder");
