@@ -78,7 +78,7 @@ step() {
 }
 ticking() {
   local start=$SECONDS now
-  while sleep "$([ -t 2 ] && echo 1 || echo 60)" >/dev/null 2>&1; do
+  while sleep "$([ -t 2 ] && echo 1 || echo 300)" >/dev/null 2>&1; do
     now="$2: $((SECONDS - start)) s, at: $(tail -n 1 "$1" | cut -c1-60)"
     if [ -t 2 ]; then printf '\r\033[K%s' "$now" >&2; else say "$now"; fi
   done
